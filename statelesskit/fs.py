@@ -1,0 +1,204 @@
+"""The one door to durable writes.
+
+What must survive a crash is written here: to a temporary name beside its place, flushed to the disk,
+renamed into place, and the folder flushed. A reader sees the old state or the new one, never a
+half. All of it goes through the few primitives at the top, so a test can record them and rebuild
+every state a crash could leave.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from statelesskit.errors import NoSpaceError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+PARTIAL = ".partial-"  # names that hold this are unfinished and may be removed by whoever holds the lock
+
+# --- primitives -------------------------------------------------------------------------------
+
+
+def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
+    """Write every byte, or raise."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def fsync(fd: int) -> None:
+    """Flush one open file or folder to the disk."""
+    os.fsync(fd)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename within one file system, replacing ``target``."""
+    os.rename(source, target)
+
+
+def unlink(path: Path) -> None:
+    """Remove one name."""
+    os.unlink(path)
+
+
+# --- built from them --------------------------------------------------------------------------
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def rename_durably(source: Path, target: Path) -> None:
+    """Rename a finished file or folder into place and flush the folder that now names it."""
+    rename(source, target)
+    fsync_folder(target.parent)
+
+
+def partial_name(target: Path) -> Path:
+    """Return a fresh temporary name beside ``target``."""
+    return target.with_name(f".{target.name}{PARTIAL}{secrets.token_hex(4)}")
+
+
+@contextmanager
+def disk_full_named(what: Path) -> Iterator[None]:
+    """Turn "no space" from the system into our error, naming the place that is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise NoSpaceError(
+            f"no space left (or over quota) where {what} is kept",
+            hint="free some space there and run the same command again; nothing half-made was left",
+        ) from error
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Put a whole file in place, durably and at once; the old one stays when anything fails."""
+    temporary = partial_name(path)
+    with disk_full_named(path):
+        try:
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                write_all(fd, data)
+                os.fchmod(fd, mode)
+                fsync(fd)
+            finally:
+                os.close(fd)
+            rename_durably(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def append_line(fd: int, line: bytes) -> None:
+    """Append one line to an open log and flush it; after a crash the log may end in a part of it."""
+    write_all(fd, line + b"\n")
+    fsync(fd)
+
+
+def canonical_json(value: Any) -> bytes:
+    """Encode as ASCII JSON with sorted keys and no spaces, so that equal values have equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+
+
+def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
+    """Put a readable JSON file in place, durably and at once."""
+    write_file(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=True).encode() + b"\n", mode=mode)
+
+
+@contextmanager
+def new_folder(target: Path, *, mode: int = 0o755) -> Iterator[Path]:
+    """Make a folder that appears under its name only when it is whole.
+
+    Yields the temporary folder to fill; files in it must already be flushed. On any error it is
+    removed again.
+
+    Raises:
+        FileExistsError: ``target`` is there, and is not an empty folder.
+    """
+    temporary = partial_name(target)
+    with disk_full_named(target):
+        temporary.mkdir(mode=0o700)
+        try:
+            yield temporary
+            temporary.chmod(mode)
+            fsync_folder(temporary)
+            try:
+                rename_durably(temporary, target)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise FileExistsError(f"{target} is already there") from None
+                raise
+        except BaseException:
+            remove_tree(temporary)
+            raise
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or folder with all below it; nothing is followed, no depth is too deep.
+
+    A mount point found below is left where it is, and everything above it.
+    """
+    try:
+        top = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(top.st_mode):
+        unlink(path)
+        return
+    # Each stack element: an open folder, its name in the one above, the names of its folders still to do.
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    stack: list[tuple[int, str, list[str]]] = []
+    try:
+        stack.append((fd, "", _remove_files(fd)))
+        while stack:
+            fd, name, folders = stack[-1]
+            if folders:
+                child = folders.pop()
+                below = os.open(child, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                if os.fstat(below).st_dev != top.st_dev:
+                    os.close(below)
+                    raise OSError(errno.EBUSY, "a file system is mounted there", os.fspath(path / child))
+                stack.append((below, child, _remove_files(below)))
+                continue
+            stack.pop()
+            os.close(fd)
+            if stack:
+                os.rmdir(name, dir_fd=stack[-1][0])
+    finally:
+        for fd, _, _ in stack:
+            os.close(fd)
+    os.rmdir(path)
+
+
+def _remove_files(fd: int) -> list[str]:
+    """Remove what is no folder from an open folder; return the names of its folders."""
+    folders = []
+    with os.scandir(fd) as children:
+        for child in list(children):
+            if child.is_dir(follow_symlinks=False):
+                folders.append(child.name)
+            else:
+                os.unlink(child.name, dir_fd=fd)
+    return folders
+
+
+def free_bytes(path: Path) -> int:
+    """Return how many bytes may still be written where ``path`` is (or will be)."""
+    while not path.exists():
+        path = path.parent
+    info = os.statvfs(path)
+    return info.f_bavail * info.f_frsize
