@@ -31,6 +31,7 @@ class Parameter:
         kind: ``str``, ``int`` or ``bool``.
         choices: asked of the live site when a front wants to offer something; never the only check.
         positional: on the command line an argument rather than an option.
+        flag: the option's name on the command line where it is not the parameter's.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Parameter:
     default: str | int | bool
     choices: Callable[[Site], Sequence[str]] | None
     positional: bool
+    flag: str
 
 
 def parameter(
@@ -48,9 +50,10 @@ def parameter(
     default: str | int | bool | None = None,
     choices: Callable[[Site], Sequence[str]] | None = None,
     positional: bool = False,
+    flag: str = "",
 ) -> Any:
     """Declare a field of an action. Without a default it must be given, and not be empty."""
-    metadata = {"help": help, "choices": choices, "positional": positional}
+    metadata = {"help": help, "choices": choices, "positional": positional, "flag": flag}
     if default is None:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -114,6 +117,20 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What an apply is told about the run it is part of.
+
+    Attributes:
+        by: the person who started it.
+        record: the name of the record that is evidence of it.
+    """
+
+    by: str
+    record: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
 class Action(ABC):
     """Base of all actions; a subclass is a frozen dataclass whose fields are made by :func:`parameter`.
 
@@ -140,16 +157,25 @@ class Action(ABC):
         """
 
     @abstractmethod
-    def apply(self, site: Site, plan: Plan, progress: Progress) -> dict[str, Any]:
+    def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
         """Do it, and return the facts of the result as JSON. Safe to run again after a crash."""
 
-    def verify(self, site: Site, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Look at the world after apply; return rows of ``check``, ``expected``, ``found``, ``ok``."""
+    def unchanged(self, plan: Plan) -> dict[str, Any]:
+        """Return the result of a run that had nothing to do."""
+        return {}
+
+    def verify(self, site: Site, plan: Plan, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Look at the world after apply; return rows made by :func:`check`."""
         return []
 
     def as_parameters(self) -> dict[str, Any]:
         """Return the parameters as given, for plan and record."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    @abstractmethod
+    def survey(cls, site: Site) -> tuple[str, list[dict[str, Any]]]:
+        """Return a heading and rows that say how things stand: what a person wants to see before and after."""
 
     @classmethod
     def parameters(cls) -> list[Parameter]:
@@ -167,6 +193,7 @@ class Action(ABC):
                     default=kind() if item.default is dataclasses.MISSING else item.default,
                     choices=item.metadata["choices"],
                     positional=item.metadata["positional"],
+                    flag=item.metadata["flag"],
                 )
             )
         return found
@@ -213,3 +240,8 @@ def _mistyped(name: str, value: object, kind: type) -> str:
     if kind is str and isinstance(value, (int, float)):
         fault += "; papermill's -p turned it into a number, give it with -r (raw)"
     return fault
+
+
+def check(what: str, expected: object, found: object) -> dict[str, Any]:
+    """Return one row of a verification."""
+    return {"check": what, "expected": expected, "found": found, "ok": expected == found}

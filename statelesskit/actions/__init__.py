@@ -1,0 +1,24 @@
+"""The jobs an admin does, one file each; ``ACTIONS`` finds them by their words on the command line."""
+
+from __future__ import annotations
+
+from statelesskit.action import Action
+from statelesskit.actions.add_client import AddClient
+from statelesskit.actions.create_channel import CreateChannel
+from statelesskit.actions.create_prototype import CreatePrototype
+from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
+from statelesskit.actions.set_snapshot_state import SetSnapshotState
+from statelesskit.actions.take_snapshot import TakeSnapshot
+
+ACTIONS: dict[str, type[Action]] = {
+    action.verb: action
+    for action in (
+        AddClient,
+        CreateChannel,
+        CreatePrototype,
+        PushSnapshot,
+        RollBackPush,
+        SetSnapshotState,
+        TakeSnapshot,
+    )
+}

@@ -1,0 +1,59 @@
+"""How things stand, as a heading and rows: what a runbook shows before and after its action."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from statelesskit.config import Site
+
+Survey = tuple[str, list[dict[str, Any]]]
+
+
+def prototypes(site: Site) -> Survey:
+    """The prototypes."""
+    from statelesskit.prototype import list_prototypes
+
+    rows = [
+        {"prototype": one.name, "source": one.source, "created at": f"{one.created_at:%Y-%m-%d %H:%M} UTC"}
+        for one in list_prototypes(site)
+    ]
+    return "Prototypes", rows
+
+
+def snapshots(site: Site) -> Survey:
+    """The snapshots, in their order."""
+    from statelesskit.snapshot import list_snapshots
+
+    rows = [
+        {
+            "snapshot": one.name,
+            "state": one.state,
+            "files": one.files,
+            "size": f"{one.bytes / 1e6:.1f} MB",
+            "taken at": f"{one.taken_at:%Y-%m-%d %H:%M} UTC",
+            "note": one.note,
+        }
+        for one in list_snapshots(site)
+    ]
+    return "Snapshots", rows
+
+
+def channels(site: Site) -> Survey:
+    """The channels, and who moved each."""
+    from statelesskit.directory import open_directory
+
+    with open_directory(site) as directory:
+        found = sorted(directory.channels(), key=lambda one: one.name)
+    rows = [
+        {"channel": one.name, "snapshot": one.snapshot, "serial": one.serial, "moved by": one.moved_by} for one in found
+    ]
+    return "Channels", rows
+
+
+def fleet(site: Site) -> Survey:
+    """Every client, and what it is told to run."""
+    from statelesskit.directory import assignments, open_directory
+    from statelesskit.fleet import fleet_rows
+
+    with open_directory(site) as directory:
+        return "The fleet", fleet_rows(assignments(directory))

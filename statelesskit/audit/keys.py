@@ -1,0 +1,126 @@
+"""The key that seals records: Ed25519, the private half as PKCS #8, the public half as OpenSSH writes it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from statelesskit import fs, lock
+from statelesskit.errors import DamagedError, EnvironmentLacksError, PermissionNeededError, UsageError
+from statelesskit.names import printable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+PRIVATE, PUBLIC = "record.key", "record.pub"
+COMMENT = "statelesskit-records"
+_BLOB_START = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20"  # RFC 8709 §4; the key's 32 bytes follow
+
+
+def create_record_key(keys_dir: Path) -> str:
+    """Make the key of a site, or complete one a crash left half made; return its fingerprint.
+
+    A key that is there is never replaced.
+
+    Raises:
+        DamagedError: ``record.pub`` is there and belongs to another key.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    private, public = keys_dir / PRIVATE, keys_dir / PUBLIC
+    with lock.held(keys_dir / ".record.lock", what="the record key", doing="making it", wait_s=30):
+        if not private.exists():
+            pem = Ed25519PrivateKey.generate().private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            fs.write_file(private, pem, mode=0o600)
+        line = public_line(_load_private(private).public_key())
+        if not public.exists():
+            fs.write_file(public, line.encode() + b"\n")
+    if fingerprint(public.read_text("ascii", "replace")) != fingerprint(line):
+        raise DamagedError(
+            f"{public} is not the public half of {private}",
+            hint=f"find out who put it there; the right one is: {line}",
+        )
+    return fingerprint(line)
+
+
+def public_line(key: Ed25519PublicKey) -> str:
+    """Return a public key as one OpenSSH line."""
+    blob = _BLOB_START + key.public_bytes_raw()
+    return f"ssh-ed25519 {base64.b64encode(blob).decode()} {COMMENT}"
+
+
+def fingerprint(public: str) -> str:
+    """Return what ``ssh-keygen -lf`` calls an OpenSSH public key line: ``SHA256:…``.
+
+    Raises:
+        UsageError: it is no Ed25519 public key.
+    """
+    return "SHA256:" + base64.b64encode(hashlib.sha256(_blob(public)).digest()).decode().rstrip("=")
+
+
+def load_public(public: str) -> Any:
+    """Return an OpenSSH public key line as securesystemslib's key, whose id is the fingerprint.
+
+    Raises:
+        UsageError: it is no Ed25519 public key.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from securesystemslib.signer import SSlibKey
+
+    raw = _blob(public)[len(_BLOB_START) :]
+    return SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(raw), keyid=fingerprint(public))
+
+
+def load_signer(private: Path) -> Any:
+    """Return securesystemslib's signer with the key of a file.
+
+    Raises:
+        EnvironmentLacksError: there is no such file, or this user may not read it.
+        DamagedError: it holds no Ed25519 private key.
+    """
+    from securesystemslib.signer import CryptoSigner
+
+    key = _load_private(private)
+    return CryptoSigner(key, load_public(public_line(key.public_key())))
+
+
+def _load_private(path: Path) -> Ed25519PrivateKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except FileNotFoundError:
+        raise EnvironmentLacksError(
+            f"there is no record key at {path}", hint="`statelesskit site init` makes it"
+        ) from None
+    except PermissionError:
+        raise PermissionNeededError(
+            f"the record key {path} may not be read by this user", hint="run it as the user the site belongs to"
+        ) from None
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise DamagedError(f"{path} holds no private key: {error}", hint="restore it from the backup") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise DamagedError(f"{path} holds a key of another kind than Ed25519", hint="restore it from the backup")
+    return key
+
+
+def _blob(public: str) -> bytes:
+    words = public.split()
+    try:
+        blob = base64.b64decode(words[1], validate=True) if words[:1] == ["ssh-ed25519"] else b""
+    except (IndexError, binascii.Error, ValueError):
+        blob = b""
+    if not blob.startswith(_BLOB_START) or len(blob) != len(_BLOB_START) + 32:
+        raise UsageError(
+            f"{printable(public.strip())!r} is no Ed25519 public key",
+            hint="give the line of record.pub; it begins with ssh-ed25519",
+        )
+    return blob

@@ -1,0 +1,93 @@
+"""What records there are and how each ended, read from the first and last line of its log only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from statelesskit.audit import events, process
+from statelesskit.audit.events import Event
+from statelesskit.audit.records import EVENTS
+from statelesskit.errors import AuditError, NotFoundError
+from statelesskit.names import printable
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSummary:
+    """One line of a list of records; every text is safe on a terminal.
+
+    Attributes:
+        state: an end state, ``running``, ``lost``, or ``unreadable``.
+        changes: what the run changed, in one sentence, or "".
+    """
+
+    name: str
+    run_id: str
+    what: str
+    user: str
+    state: str
+    exit_code: int | None
+    began_at: datetime | None
+    ended_at: datetime | None
+    changes: str
+
+
+def state_of(path: Path) -> str:
+    """Return how a record ended; ``running`` or ``lost`` when it has no end, ``unreadable`` when it is none."""
+    return summary_of(path).state
+
+
+def summary_of(path: Path) -> RecordSummary:
+    """Return one line about a record. Says nothing of whether it was altered."""
+    try:
+        begin, last = events.first_and_last(path / EVENTS)
+    except AuditError:
+        begin = last = None
+    end = last if last and last.kind == events.END else None
+    code = end.facts.get("exit_code") if end else None
+    return RecordSummary(
+        name=printable(path.name),
+        run_id=_text(begin, "run_id"),
+        what=_text(begin, "what"),
+        user=_text(begin, "user"),
+        state=_state(begin, end),
+        exit_code=code if type(code) is int else None,
+        began_at=begin.at if begin else None,
+        ended_at=end.at if end else None,
+        changes=_text(end, "changes"),
+    )
+
+
+def list_records(records_dir: Path) -> list[RecordSummary]:
+    """Return all records, the oldest first."""
+    return [summary_of(path) for path in record_folders(records_dir)]
+
+
+def record_folders(records_dir: Path) -> list[Path]:
+    """Return what should be a record, in the order of names and so of time; hidden names are work in progress."""
+    return sorted(path for path in records_dir.iterdir() if not path.name.startswith("."))
+
+
+def find_record(records_dir: Path, wanted: str) -> Path:
+    """Return the folder of the record with that name or run id.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    for path in record_folders(records_dir):
+        if wanted in (path.name, path.name.rpartition("-")[2]):
+            return path
+    raise NotFoundError(f"there is no record {printable(wanted)!r}", hint="`statelesskit audit list` shows all")
+
+
+def _state(begin: Event | None, end: Event | None) -> str:
+    if begin is None or begin.kind != events.BEGIN:
+        return "unreadable"
+    if end:
+        return printable(end.facts.get("state"))
+    return "running" if process.is_alive(begin.facts) else "lost"
+
+
+def _text(event: Event | None, fact: str) -> str:
+    return printable(event.facts.get(fact, "")) if event else ""

@@ -1,0 +1,185 @@
+"""The private slapd's files: its configuration, schema, data folder and socket."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from urllib.parse import quote
+
+from statelesskit.config import Site
+from statelesskit.directory.model import MODES, STATES
+from statelesskit.directory.schema import openldap_schema
+from statelesskit.directory.tls import ca_certificate, ensure_certificates, server_identity
+from statelesskit.errors import ConfigError, DirectoryUnavailableError, MissingToolError
+from statelesskit.fs import fsync_folder, write_file
+from statelesskit.names import printable
+
+LOOPBACK = "127.0.0.1"
+MODULES = Path("/usr/lib/ldap")  # where Debian's slapd keeps them
+SCHEMAS = Path("/etc/ldap/schema")
+SOCKET_PATH_LIMIT = 107  # bytes, unix(7)
+MAP_SIZE = 4 << 30  # address space the database may grow into; disk is used as it fills
+
+# nis.schema brings ieee802Device and bootableDevice, and needs the two before it.
+BASE_SCHEMAS = ("core", "cosine", "nis")
+INDEXED = (
+    "objectClass,cn,entryCSN,entryUUID,macAddress,skHardwareUUID,skChannelDN,skSnapshotDN,skPrototypeDN,"
+    "skClientMode,skRunningSnapshotDN"
+)
+# Checked by the server too: entries also come from ldapadd and from other tools.
+CONSTRAINTS = {
+    "macAddress": "^([0-9a-f]{2}:){5}[0-9a-f]{2}$",
+    "skClientMode": f"^({'|'.join(MODES)})$",
+    "skManifestDigest": "^sha256:[0-9a-f]{64}$",
+    "skSnapshotState": f"^({'|'.join(STATES)})$",
+}
+
+
+def prepare(site: Site) -> None:
+    """Write all the files the private slapd needs; what is already right is not touched.
+
+    Raises:
+        ConfigError: ``base_dn`` or a path of the site cannot be written into a configuration.
+        MissingToolError: slapd's own schemas are not installed.
+    """
+    from statelesskit.directory.layout import Layout
+
+    Layout(site.base_dn)  # says what is wrong with a DN better than slapd does
+    for schema in BASE_SCHEMAS:
+        if not (SCHEMAS / f"{schema}.schema").exists():
+            raise MissingToolError(f"{SCHEMAS / schema}.schema is not there", hint="apt-get install slapd")
+    data = data_folder(site)
+    if not data.exists():
+        data.mkdir(mode=0o700)
+        fsync_folder(data.parent)
+    ensure_certificates(site)
+    _write_if_new(schema_file(site), openldap_schema())
+    _write_if_new(conf_file(site), slapd_conf(site))
+    _make_socket_folder(site)
+
+
+def conf_file(site: Site) -> Path:
+    """Return the configuration's real path, by which we know our own process again."""
+    return site.directory.resolve() / "slapd.conf"
+
+
+def schema_file(site: Site) -> Path:
+    return site.directory / "statelesskit.schema"
+
+
+def data_folder(site: Site) -> Path:
+    return site.directory / "data"
+
+
+def pid_file(site: Site) -> Path:
+    return site.directory / "slapd.pid"
+
+
+def log_file(site: Site) -> Path:
+    return site.directory / "slapd.log"
+
+
+def ldaps_uri(site: Site) -> str:
+    return f"ldaps://{LOOPBACK}:{site.port}"
+
+
+def ldapi_uri(site: Site) -> str:
+    return "ldapi://" + quote(str(socket_file(site)), safe="")
+
+
+def socket_file(site: Site) -> Path:
+    """Return where slapd listens: in the site, unless its path is too long for a unix socket.
+
+    Whoever calls finds the same place, so it depends on the site alone, not on the environment.
+    """
+    inside = site.directory.resolve() / "ldapi"
+    if len(os.fsencode(inside)) <= SOCKET_PATH_LIMIT:
+        return inside
+    owner = site.root.stat().st_uid
+    known_by = hashlib.sha256(os.fsencode(site.root.resolve())).hexdigest()[:16]
+    if owner == 0:
+        return Path("/run/statelesskit", known_by, "ldapi")
+    return Path("/tmp", f"statelesskit-{owner}-{known_by}", "ldapi")  # noqa: S108 owner and mode are checked
+
+
+def check_socket_folder(site: Site) -> None:
+    """Refuse a socket in a folder somebody else could have made.
+
+    Raises:
+        DirectoryUnavailableError: the folder is not there, or is not the site owner's alone.
+    """
+    folder = socket_file(site).parent
+    try:
+        info = folder.lstat()
+    except OSError as error:
+        raise DirectoryUnavailableError(
+            f"the directory does not run: its folder cannot be reached ({error})", hint="statelesskit site start"
+        ) from error
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != site.root.stat().st_uid or info.st_mode & 0o077:
+        raise DirectoryUnavailableError(
+            f"{folder} is not a folder that belongs to the site's owner alone",
+            hint=f"find out who made it; then: chmod 700 {folder}, or remove it",
+        )
+
+
+def _make_socket_folder(site: Site) -> None:
+    folder = socket_file(site).parent
+    if folder.parent == Path("/run/statelesskit"):
+        folder.parent.mkdir(mode=0o755, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    check_socket_folder(site)
+
+
+def slapd_conf(site: Site) -> str:
+    """Return the configuration's text.
+
+    The administrator has no password: slapd maps the peers of its unix socket that are root or the
+    site's owner to it. The access rule shuts out everybody else. Snapshots are not guarded by
+    refint, which would silently empty the pointers to one that is deleted.
+    """
+    base, admin = site.base_dn, f"cn=admin,{site.base_dn}"
+    uids = "|".join(str(uid) for uid in sorted({0, site.root.stat().st_uid}))
+    lines = ["# Made by statelesskit; changes here are overwritten at the next start."]
+    lines += [f"include {_quoted(SCHEMAS / f'{name}.schema')}" for name in BASE_SCHEMAS]
+    lines += [
+        f"include {_quoted(schema_file(site))}",
+        f"pidfile {_quoted(pid_file(site))}",
+        "loglevel none",
+        f"modulepath {_quoted(MODULES)}",
+        *(f"moduleload {module}" for module in ("back_mdb", "unique", "constraint")),
+        f"TLSCACertificateFile {_quoted(ca_certificate(site))}",
+        f"TLSCertificateFile {_quoted(server_identity(site))}",
+        f"TLSCertificateKeyFile {_quoted(server_identity(site))}",
+        "TLSProtocolMin 3.3",
+        "disallow bind_anon",
+        "require authc",
+        # slapd reads \\ as one backslash, and the pattern needs one: the + stands for itself.
+        rf'authz-regexp "^gidNumber=[0-9]+\\+uidNumber=({uids}),cn=peercred,cn=external,cn=auth$" {_quoted(admin)}',
+        f"access to * by dn.exact={_quoted(admin)} manage by * none",
+        "database mdb",
+        f"suffix {_quoted(base)}",
+        f"rootdn {_quoted(admin)}",
+        f"directory {_quoted(data_folder(site))}",
+        f"maxsize {MAP_SIZE}",
+        f"index {INDEXED} eq",
+        "overlay unique",
+        f'unique_uri "serialize ldap:///{quote(base, safe="=,")}?macAddress?sub"',
+        "overlay constraint",
+        *(f'constraint_attribute {name} regex "{pattern}"' for name, pattern in CONSTRAINTS.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(word: str | Path) -> str:
+    text = str(word.absolute() if isinstance(word, Path) else word)  # slapd stands in another folder
+    if not text.isprintable():
+        raise ConfigError(f"slapd cannot be told of {printable(text)!r}", hint="use a path of printable characters")
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _write_if_new(path: Path, text: str) -> None:
+    data = os.fsencode(text)
+    if not path.exists() or path.read_bytes() != data:
+        write_file(path, data, mode=0o600)

@@ -1,0 +1,393 @@
+"""The fleet directory: prototypes, snapshots, channels, clients and groups, read and changed."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import datetime
+from typing import Self, TypeVar
+
+import ldap3
+from ldap3.core import exceptions as ldap
+from ldap3.utils.conv import escape_filter_chars
+
+from statelesskit.config import Site
+from statelesskit.directory.layout import FOLDERS, Layout
+from statelesskit.directory.mapping import (
+    Attributes,
+    Entry,
+    channel_from,
+    checked_state,
+    client_attributes,
+    client_from,
+    group_from,
+    prototype_attributes,
+    prototype_from,
+    snapshot_attributes,
+    snapshot_from,
+    text_values,
+    time_values,
+)
+from statelesskit.directory.model import Channel, Client, Group, PrototypeEntry, SnapshotEntry
+from statelesskit.directory.schema import VERSION
+from statelesskit.directory.session import connect, disconnect, translated
+from statelesskit.errors import ConflictError, ExistsError, FormatError, NotFoundError, ParameterError, RefusedError
+from statelesskit.names import printable, prototype_of, split_channel
+
+PAGE = 1000  # entries the server sends at once
+T = TypeVar("T", PrototypeEntry, SnapshotEntry, Channel, Client, Group)
+Changes = dict[str, list[tuple[str, list[str]]]]
+
+
+def open_directory(site: Site) -> Directory:
+    """Connect to the site's directory; use it in a ``with`` block.
+
+    Raises:
+        DirectoryUnavailableError: it does not answer.
+        FormatError: it was written by a newer statelesskit.
+    """
+    directory = Directory(connect(site), site.base_dn)
+    try:
+        directory.check_version()
+    except BaseException:
+        directory.close()
+        raise
+    return directory
+
+
+class Directory:
+    """One connection to the fleet directory.
+
+    Attributes:
+        operations: how many LDAP operations were sent, by kind; a paged search counts once.
+    """
+
+    def __init__(self, connection: ldap3.Connection, base_dn: str) -> None:
+        self.operations: Counter[str] = Counter()
+        self._connection = connection
+        self._layout = Layout(base_dn)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        disconnect(self._connection)
+
+    # --- the tree itself ----------------------------------------------------------------------
+
+    def bootstrap(self) -> None:
+        """Make the entries that hold everything else, where they are missing."""
+        wanted: dict[str, Attributes] = {
+            self._layout.base: {"objectClass": ["skDirectory"], "skSchemaVersion": [str(VERSION)]}
+        }
+        wanted |= {self._layout.folder(name): {"objectClass": ["organizationalUnit"]} for name in FOLDERS}
+        for dn, attributes in wanted.items():
+            with suppress(ExistsError):
+                self._add(dn, attributes, "folder", dn)
+
+    def check_version(self) -> None:
+        """Refuse a directory of a newer schema, which this version could harm."""
+        for entry in self._search(self._layout.base, "objectClass=skDirectory", ldap3.BASE):
+            found = entry.number("skSchemaVersion")
+            if found > VERSION:
+                raise FormatError(
+                    f"the directory has schema version {found}, this statelesskit knows {VERSION}",
+                    hint="use the statelesskit that started it, or a newer one",
+                )
+
+    # --- prototypes and snapshots -------------------------------------------------------------
+
+    def prototypes(self) -> list[PrototypeEntry]:
+        """Return all prototypes, by name."""
+        return self._all("prototypes", "skPrototype", prototype_from)
+
+    def add_prototype(self, prototype: PrototypeEntry) -> None:
+        """Register a prototype.
+
+        Raises:
+            ExistsError: it is registered already.
+        """
+        dn = self._layout.prototype(prototype.name)
+        self._add(dn, prototype_attributes(prototype), "prototype", prototype.name)
+
+    def snapshots(self, prototype: str | None = None) -> list[SnapshotEntry]:
+        """Return all snapshots, or those of one prototype, by name."""
+        if prototype is None:
+            return self._all("prototypes", "skSnapshot", snapshot_from, ldap3.SUBTREE)
+        self._require_prototype(prototype)
+        entries = self._search(self._layout.prototype(prototype), "objectClass=skSnapshot", ldap3.LEVEL)
+        return _by_name(snapshot_from(entry, self._layout) for entry in entries)
+
+    def snapshot(self, name: str) -> SnapshotEntry:
+        """Return one snapshot.
+
+        Raises:
+            NotFoundError: the directory does not know it.
+        """
+        entry = self._one(self._layout.snapshot(name), "skSnapshot")
+        if entry is None:
+            raise _unknown("snapshot", name, self.snapshots())
+        return snapshot_from(entry, self._layout)
+
+    def add_snapshot(self, snapshot: SnapshotEntry) -> None:
+        """Register a snapshot of a registered prototype.
+
+        Raises:
+            ExistsError: it is registered already.
+            NotFoundError: its prototype is not.
+            ParameterError: its digest, state or note cannot be right.
+        """
+        attributes = snapshot_attributes(snapshot, self._layout)
+        self._require_prototype(snapshot.prototype)
+        self._add(self._layout.snapshot(snapshot.name), attributes, "snapshot", snapshot.name)
+
+    def set_snapshot_state(self, name: str, old: str, new: str) -> None:
+        """Change a snapshot's state from ``old`` to ``new``.
+
+        Raises:
+            ConflictError: its state is not ``old`` any more.
+        """
+        change: Changes = {
+            "skSnapshotState": [
+                (ldap3.MODIFY_DELETE, [checked_state(old)]),
+                (ldap3.MODIFY_ADD, [checked_state(new)]),
+            ]
+        }
+        if not self._modify(self._layout.snapshot(name), change):
+            found = self.snapshot(name)
+            raise ConflictError(
+                f"snapshot {name} is {printable(found.state)}, not {old}; it was left as it is",
+                hint=f"look at it again: statelesskit snapshot show {name}",
+            )
+
+    # --- channels -----------------------------------------------------------------------------
+
+    def channels(self) -> list[Channel]:
+        """Return all channels, by name."""
+        return self._all("prototypes", "skChannel", channel_from, ldap3.SUBTREE)
+
+    def channel(self, name: str) -> Channel:
+        """Return one channel.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        return channel_from(self._channel_entry(name), self._layout)
+
+    def add_channel(
+        self, name: str, snapshot: str | None, *, moved_by: str, moved_at: datetime, record: str
+    ) -> Channel:
+        """Make a channel with serial 1; without a snapshot its followers do not boot.
+
+        Raises:
+            ExistsError: it is there already.
+            NotFoundError: its prototype or the snapshot is not registered.
+        """
+        self._require_prototype(split_channel(name)[0])
+        attributes: Attributes = {
+            "objectClass": ["skChannel"],
+            "skSerial": ["1"],
+            "skSnapshotDN": [self._target(name, snapshot)] if snapshot else [],
+            **_moved(moved_by, moved_at, record),
+        }
+        self._add(self._layout.channel(name), attributes, "channel", name)
+        return self.channel(name)
+
+    def move_channel(
+        self, name: str, *, serial: int, to: str, moved_by: str, moved_at: datetime, record: str
+    ) -> Channel:
+        """Point a channel at another snapshot: one modify, guarded by the serial the caller has seen.
+
+        Raises:
+            ConflictError: somebody else moved it; the message says who, when, from what to what.
+            NotFoundError: there is no such channel or snapshot.
+        """
+        target = self._target(name, to)
+        old = self._channel_entry(name)
+        was = old.texts("skSnapshotDN")
+        change: Changes = {
+            # What is deleted must be there with that value, or the server refuses the whole change.
+            "skSerial": [(ldap3.MODIFY_DELETE, [str(serial)]), (ldap3.MODIFY_ADD, [str(serial + 1)])],
+            "skSnapshotDN": [*((ldap3.MODIFY_DELETE, [dn]) for dn in was), (ldap3.MODIFY_ADD, [target])],
+            "skPreviousSnapshotDN": [(ldap3.MODIFY_REPLACE, was)],
+        }
+        change |= {
+            kind: [(ldap3.MODIFY_REPLACE, values)] for kind, values in _moved(moved_by, moved_at, record).items()
+        }
+        if old.number("skSerial") != serial or not self._modify(self._layout.channel(name), change):
+            raise _moved_by_other(self.channel(name), serial)
+        return self.channel(name)
+
+    # --- clients and groups -------------------------------------------------------------------
+
+    def clients(self) -> list[Client]:
+        """Return all clients, by name."""
+        return self._all("clients", "skClient", client_from)
+
+    def client(self, name: str) -> Client:
+        """Return one client.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        entry = self._one(self._layout.client(name), "skClient")
+        if entry is None:
+            raise _unknown("client", name, self.clients())
+        return client_from(entry, self._layout)
+
+    def add_client(self, client: Client) -> Client:
+        """Add a client and return it as it is stored.
+
+        Raises:
+            ExistsError: a client has that name, or one of its MAC addresses.
+            NotFoundError: there is no such channel, or no such snapshot to pin it to.
+            ParameterError: its mode or note cannot be right.
+        """
+        dn, attributes = self._layout.client(client.name), client_attributes(client, self._layout)
+        if client.channel:
+            self.channel(client.channel)
+        if client.pin:
+            self.snapshot(client.pin)
+        try:
+            self._add(dn, attributes, "client", client.name)
+        except RefusedError:
+            # The server says that a value is taken, not whose it is.
+            if self._one(dn, "skClient"):
+                raise ExistsError(f"there is already a client {client.name}") from None
+            for mac in attributes["macAddress"]:
+                for entry in self._search(self._layout.base, f"macAddress={escape_filter_chars(mac)}"):
+                    owner = client_from(entry, self._layout).name
+                    raise ExistsError(
+                        f"the MAC address {mac} belongs to client {printable(owner)}",
+                        hint=f"statelesskit client show {printable(owner)}",
+                    ) from None
+            raise
+        return self.client(client.name)
+
+    def remove_client(self, name: str) -> None:
+        """Remove a client's entry.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        dn = self._layout.client(name)
+        self.operations["delete"] += 1
+        with translated(self._connection.server.name):
+            try:
+                self._connection.delete(dn)
+                return
+            except ldap.LDAPNoSuchObjectResult:
+                pass
+        raise _unknown("client", name, self.clients())
+
+    def groups(self) -> list[Group]:
+        """Return all groups of clients, by name."""
+        return self._all("groups", "groupOfNames", group_from)
+
+    # --- how ----------------------------------------------------------------------------------
+
+    def _require_prototype(self, name: str) -> None:
+        if self._one(self._layout.prototype(name), "skPrototype") is None:
+            raise _unknown("prototype", name, self.prototypes())
+
+    def _channel_entry(self, name: str) -> Entry:
+        entry = self._one(self._layout.channel(name), "skChannel")
+        if entry is None:
+            raise _unknown("channel", name, self.channels())
+        return entry
+
+    def _target(self, channel: str, snapshot: str) -> str:
+        """Return the DN a channel may be pointed at."""
+        if prototype_of(snapshot) != split_channel(channel)[0]:
+            raise ParameterError(f"channel {channel} cannot point at {snapshot}, a snapshot of another prototype")
+        return self._layout.snapshot(self.snapshot(snapshot).name)
+
+    def _all(self, folder: str, kind: str, make: Callable[[Entry, Layout], T], scope: str = ldap3.LEVEL) -> list[T]:
+        entries = self._search(self._layout.folder(folder), f"objectClass={kind}", scope)
+        return _by_name(make(entry, self._layout) for entry in entries)
+
+    def _one(self, dn: str, kind: str) -> Entry | None:
+        return next(iter(self._search(dn, f"objectClass={kind}", ldap3.BASE)), None)
+
+    def _search(self, base: str, rule: str, scope: str = ldap3.SUBTREE) -> list[Entry]:
+        """Return the entries found; ``rule`` is a filter's inside, its values already escaped."""
+        self.operations["search"] += 1
+        with translated(self._connection.server.name):
+            try:
+                found = self._connection.extend.standard.paged_search(
+                    base,
+                    f"({rule})",
+                    search_scope=scope,
+                    dereference_aliases=ldap3.DEREF_NEVER,
+                    attributes=ldap3.ALL_ATTRIBUTES,
+                    paged_size=None if scope == ldap3.BASE else PAGE,
+                    generator=False,
+                )
+            except ldap.LDAPNoSuchObjectResult:
+                if scope == ldap3.BASE:
+                    return []
+                raise
+        return [Entry(one["dn"], one["raw_attributes"]) for one in found if one["type"] == "searchResEntry"]
+
+    def _add(self, dn: str, attributes: Attributes, what: str, name: str) -> None:
+        self.operations["add"] += 1
+        with translated(self._connection.server.name):
+            try:
+                self._connection.add(dn, attributes={kind: values for kind, values in attributes.items() if values})
+            except ldap.LDAPEntryAlreadyExistsResult:
+                raise ExistsError(f"there is already a {what} {name}") from None
+
+    def _modify(self, dn: str, changes: Changes) -> bool:
+        """Change an entry whole or not at all; return false if a value to be deleted was not there."""
+        self.operations["modify"] += 1
+        with translated(self._connection.server.name):
+            try:
+                self._connection.modify(dn, changes)
+            except (
+                ldap.LDAPNoSuchAttributeResult,
+                ldap.LDAPNoSuchObjectResult,
+                ldap.LDAPAttributeOrValueExistsResult,
+            ):
+                return False
+        return True
+
+
+def _by_name(found: Iterable[T]) -> list[T]:
+    return sorted(found, key=lambda one: one.name)
+
+
+def _moved(moved_by: str, moved_at: datetime, record: str) -> Attributes:
+    return {
+        "skMovedBy": text_values(moved_by, "the name of who moves it"),
+        "skMovedAt": time_values(moved_at),
+        "skRecord": text_values(record, "the record's name"),
+    }
+
+
+def _unknown(what: str, name: str, known: Iterable[T]) -> NotFoundError:
+    names = [one.name for one in known]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {printable(near[0])}?" if near else f"`statelesskit {what} list` shows all there are"
+    return NotFoundError(f"there is no {what} {printable(name)} in the directory", hint=hint)
+
+
+def _moved_by_other(found: Channel, expected: int) -> ConflictError:
+    if found.serial == expected:
+        return ConflictError(
+            f"channel {printable(found.name)} was changed without a push: it points at "
+            f"{printable(found.snapshot or 'nothing')}, and its serial is still {expected}; nothing was changed",
+            hint="find out who used another tool, then plan again: statelesskit push plan",
+        )
+    at = f"{found.moved_at:%Y-%m-%dT%H:%M:%SZ}" if found.moved_at else "an unknown time"
+    source, target = printable(found.previous or "nothing"), printable(found.snapshot or "nothing")
+    return ConflictError(
+        f"channel {printable(found.name)} was moved by {printable(found.moved_by or 'somebody')} at {at} "
+        f"from {source} to {target}: expected serial {expected}, found {found.serial}; nothing was changed",
+        hint="look at what is there now, then plan again: statelesskit push plan",
+    )

@@ -1,0 +1,194 @@
+"""Values of the model as LDAP entries and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ldap3.protocol.formatters.formatters import format_time
+
+from statelesskit.directory.layout import Layout
+from statelesskit.directory.model import (
+    LAST_PRIORITY,
+    MODES,
+    STATES,
+    Channel,
+    Client,
+    Group,
+    PrototypeEntry,
+    SnapshotEntry,
+)
+from statelesskit.errors import ParameterError
+from statelesskit.names import normalise_mac, printable, prototype_of
+
+TEXT_LIMIT = 4096  # characters of a note or a name somebody gives themselves
+Attributes = dict[str, list[str]]
+_DIGEST = re.compile("sha256:[0-9a-f]{64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry as the server sent it."""
+
+    dn: str
+    values: Mapping[str, Sequence[bytes]]
+
+    def text(self, name: str) -> str:
+        """Return the first value, or "" if there is none."""
+        return next(iter(self.texts(name)), "")
+
+    def texts(self, name: str) -> list[str]:
+        return [value.decode("utf-8", "replace") for value in self.values.get(name, ())]
+
+    def number(self, name: str, default: int = 0) -> int:
+        text = self.text(name)
+        return int(text) if text else default
+
+    def time(self, name: str) -> datetime | None:
+        found = format_time(self.text(name))
+        return found.astimezone(UTC) if isinstance(found, datetime) else None
+
+
+# --- to LDAP ----------------------------------------------------------------------------------
+
+
+def text_values(text: str | None, what: str) -> list[str]:
+    """Return free text as the values of one attribute: none if it is empty.
+
+    Raises:
+        ParameterError: it is too long, or holds what no UTF-8 can.
+    """
+    if not text:
+        return []
+    if len(text) > TEXT_LIMIT:
+        raise ParameterError(f"{what} has {len(text)} characters, at most {TEXT_LIMIT} are kept")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ParameterError(f"{what} {printable(text)!r} holds half a character") from None
+    return [text]
+
+
+def time_values(at: datetime) -> list[str]:
+    """Return a point in time as LDAP writes it, to the second."""
+    if at.tzinfo is None:
+        raise ValueError(f"the time {at} has no time zone")
+    return [f"{at.astimezone(UTC):%Y%m%d%H%M%SZ}"]
+
+
+def checked_state(state: str) -> str:
+    """Return a snapshot's state, or raise ParameterError."""
+    return _one_of(state, STATES, "state of a snapshot")
+
+
+def prototype_attributes(prototype: PrototypeEntry) -> Attributes:
+    return {"objectClass": ["skPrototype"], "description": text_values(prototype.note, "the note")}
+
+
+def snapshot_attributes(snapshot: SnapshotEntry, layout: Layout) -> Attributes:
+    if prototype_of(snapshot.name) != snapshot.prototype:
+        raise ParameterError(
+            f"snapshot {printable(snapshot.name)} is not one of prototype {printable(snapshot.prototype)}"
+        )
+    if not _DIGEST.fullmatch(snapshot.digest):
+        raise ParameterError(f"{printable(snapshot.digest)!r} is no digest of a manifest (sha256:…)")
+    return {
+        "objectClass": ["skSnapshot"],
+        "skPrototypeDN": [layout.prototype(snapshot.prototype)],
+        "skManifestDigest": [snapshot.digest],
+        "skSnapshotState": [checked_state(snapshot.state)],
+        "skCreated": time_values(snapshot.created_at),
+        "skParentSnapshotDN": [layout.snapshot(snapshot.parent)] if snapshot.parent else [],
+        "skSize": [str(snapshot.size_bytes)],
+        "skFileCount": [str(snapshot.files)],
+        "description": text_values(snapshot.note, "the note"),
+    }
+
+
+def client_attributes(client: Client, layout: Layout) -> Attributes:
+    return {
+        # device is the structural class; ipHost is left out because it demands a fixed address.
+        "objectClass": ["device", "ieee802Device", "skClient"],
+        "skClientMode": [_one_of(client.mode, MODES, "mode of a client")],
+        "macAddress": list(dict.fromkeys(normalise_mac(mac) for mac in client.macs)),
+        "skChannelDN": [layout.channel(client.channel)] if client.channel else [],
+        "skSnapshotDN": [layout.snapshot(client.pin)] if client.pin else [],
+        "description": text_values(client.note, "the note"),
+    }
+
+
+def _one_of(value: str, known: Sequence[str], what: str) -> str:
+    if value not in known:
+        raise ParameterError(f"{printable(value)!r} is no {what}", hint="it is one of " + ", ".join(known))
+    return value
+
+
+# --- from LDAP --------------------------------------------------------------------------------
+
+
+def prototype_from(entry: Entry, layout: Layout) -> PrototypeEntry:
+    return PrototypeEntry(layout.prototype_at(entry.dn) or entry.dn, entry.text("description"))
+
+
+def snapshot_from(entry: Entry, layout: Layout) -> SnapshotEntry:
+    name = layout.snapshot_at(entry.dn) or entry.dn
+    return SnapshotEntry(
+        name=name,
+        prototype=(layout.channel_at(entry.dn) or "").partition("/")[0],
+        digest=entry.text("skManifestDigest").lower(),
+        state=entry.text("skSnapshotState").lower(),
+        created_at=entry.time("skCreated") or datetime.fromtimestamp(0, UTC),
+        parent=_snapshot_named(entry, "skParentSnapshotDN", layout),
+        size_bytes=entry.number("skSize"),
+        files=entry.number("skFileCount"),
+        note=entry.text("description"),
+    )
+
+
+def channel_from(entry: Entry, layout: Layout) -> Channel:
+    name = layout.channel_at(entry.dn) or entry.dn
+    return Channel(
+        name=name,
+        prototype=name.partition("/")[0],
+        snapshot=_snapshot_named(entry, "skSnapshotDN", layout),
+        previous=_snapshot_named(entry, "skPreviousSnapshotDN", layout),
+        serial=entry.number("skSerial"),
+        moved_by=entry.text("skMovedBy"),
+        moved_at=entry.time("skMovedAt"),
+        record=entry.text("skRecord") or None,
+    )
+
+
+def client_from(entry: Entry, layout: Layout) -> Client:
+    return Client(
+        name=layout.client_at(entry.dn) or entry.dn,
+        mode=entry.text("skClientMode").lower(),
+        macs=tuple(sorted(mac.lower() for mac in entry.texts("macAddress"))),
+        channel=_channel_named(entry, layout),
+        pin=_snapshot_named(entry, "skSnapshotDN", layout),
+        note=entry.text("description"),
+    )
+
+
+def group_from(entry: Entry, layout: Layout) -> Group:
+    # groupOfNames demands a member, so an empty group has one that is no client.
+    members = (layout.client_at(dn) for dn in entry.texts("member"))
+    return Group(
+        name=layout.group_at(entry.dn) or entry.dn,
+        members=frozenset(name for name in members if name),
+        channel=_channel_named(entry, layout),
+        pin=_snapshot_named(entry, "skSnapshotDN", layout),
+        priority=entry.number("skPriority", LAST_PRIORITY),
+    )
+
+
+def _snapshot_named(entry: Entry, attribute: str, layout: Layout) -> str | None:
+    dn = entry.text(attribute)
+    return (layout.snapshot_at(dn) or dn) if dn else None
+
+
+def _channel_named(entry: Entry, layout: Layout) -> str | None:
+    dn = entry.text("skChannelDN")
+    return (layout.channel_at(dn) or dn) if dn else None

@@ -1,0 +1,99 @@
+"""What the fleet directory holds, as plain values; nothing here talks to a server.
+
+Values read from a server are hostile text: a name may be anything somebody else wrote there. A
+pointer that leads outside the fleet keeps its DN as its name, so that it dangles visibly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+MODES = ("diskless", "caching", "live", "thick")
+STATES = ("staged", "tested", "released", "deprecated", "revoked")
+LAST_PRIORITY = 1000  # of a group that states none
+
+
+@dataclass(frozen=True, slots=True)
+class PrototypeEntry:
+    """A prototype the directory knows."""
+
+    name: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotEntry:
+    """A snapshot the directory knows.
+
+    Attributes:
+        digest: ``sha256:…`` of its manifest.
+        state: one of :data:`STATES`.
+        parent: the snapshot of the same prototype that was taken before it.
+    """
+
+    name: str
+    prototype: str
+    digest: str
+    state: str
+    created_at: datetime
+    parent: str | None = None
+    size_bytes: int = 0
+    files: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A named pointer of a prototype to the snapshot its followers run.
+
+    Attributes:
+        name: ``desktop/stable``.
+        previous: what it pointed at before its last move.
+        serial: 1 when made, one more with every move.
+        moved_by: who moved it last, as they called themselves; "" if nobody said.
+        record: name of the audit record of that move.
+    """
+
+    name: str
+    prototype: str
+    snapshot: str | None
+    previous: str | None
+    serial: int
+    moved_by: str
+    moved_at: datetime | None
+    record: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A machine.
+
+    Attributes:
+        mode: one of :data:`MODES`.
+        macs: its network cards, ``52:54:00:12:34:56``.
+        channel: the channel it follows, ``desktop/stable``.
+        pin: the snapshot it is held at, whatever its channel says.
+    """
+
+    name: str
+    mode: str
+    macs: tuple[str, ...] = ()
+    channel: str | None = None
+    pin: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Clients that follow one channel, or are held at one snapshot, together.
+
+    Attributes:
+        priority: of several groups a client is in, the lowest decides.
+    """
+
+    name: str
+    members: frozenset[str]
+    channel: str | None = None
+    pin: str | None = None
+    priority: int = LAST_PRIORITY

@@ -1,0 +1,108 @@
+"""Which snapshot a client shall run, and why; pure, so that a plan, a form and a test all ask the same.
+
+First hit: the client's pin, its channel, then its groups by priority. What is unclear gives nothing:
+a client that does not boot is repaired in a minute, one that boots the wrong thing is found much later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from statelesskit.directory.model import Channel, Client, Group, SnapshotEntry
+from statelesskit.names import printable
+
+if TYPE_CHECKING:
+    from statelesskit.directory.fleet import Directory
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a client is wanted to run.
+
+    Attributes:
+        snapshot: its name; None means: do not boot from us.
+        digest: of its manifest.
+        because: the chain of reasons, one sentence each.
+    """
+
+    snapshot: str | None
+    digest: str | None
+    because: tuple[str, ...]
+
+
+def resolve(
+    client: Client,
+    channels: Mapping[str, Channel],
+    groups: Sequence[Group],
+    snapshots: Mapping[str, SnapshotEntry],
+) -> Assignment:
+    """Return what a client shall run. Never raises: a fleet is a table, and one bad row is a row."""
+    who = printable(client.name)
+    if client.mode == "thick":
+        return _nothing([f"{who} is thick: it has its own installation, nothing is assigned to it"])
+    source: Client | Group = client
+    if client.pin or client.channel:
+        because = [f"{who} {_says(client)} (client entry)"]
+    else:
+        ours = [group for group in groups if client.name in group.members and (group.pin or group.channel)]
+        if not ours:
+            return _nothing([f"{who} has no pin and no channel, and is in no group with one: it does not boot from us"])
+        first = min(group.priority for group in ours)
+        equals = sorted((group for group in ours if group.priority == first), key=lambda group: group.name)
+        if len({_pointer(group) for group in equals}) > 1:
+            claims = "; ".join(f"{printable(group.name)} {_says(group)}" for group in equals)
+            return _nothing([f"{who} is in groups of equal priority {first} that disagree: {claims}"])
+        source = equals[0]
+        because = [f"{who} is in group {printable(source.name)}, which {_says(source)} (priority {first})"]
+    wanted = source.pin
+    if not wanted:
+        channel = channels.get(source.channel or "")
+        if channel is None:
+            return _nothing([*because, f"there is no channel {printable(source.channel)} in the directory"])
+        wanted = channel.snapshot
+        because.append(_points(channel))
+        if not wanted:
+            return _nothing(because)
+    return _given_out(wanted, snapshots, because)
+
+
+def assignments(directory: Directory) -> list[tuple[Client, Assignment]]:
+    """Return every client with what it shall run, by four searches however many clients there are."""
+    channels = {channel.name: channel for channel in directory.channels()}
+    snapshots = {snapshot.name: snapshot for snapshot in directory.snapshots()}
+    groups = directory.groups()
+    return [(client, resolve(client, channels, groups, snapshots)) for client in directory.clients()]
+
+
+def _nothing(because: Sequence[str]) -> Assignment:
+    return Assignment(None, None, tuple(because))
+
+
+def _pointer(source: Client | Group) -> tuple[str | None, str | None]:
+    return (source.pin, None) if source.pin else (None, source.channel)
+
+
+def _says(source: Client | Group) -> str:
+    if source.pin:
+        return f"is pinned to {printable(source.pin)}"
+    return f"follows channel {printable(source.channel)}"
+
+
+def _points(channel: Channel) -> str:
+    facts = [f"serial {channel.serial}"]
+    if channel.moved_by and channel.moved_at:
+        facts.append(f"moved by {printable(channel.moved_by)} at {channel.moved_at:%Y-%m-%dT%H:%M:%SZ}")
+    facts.append(f"record {printable(channel.record)}" if channel.record else "no record")
+    target = printable(channel.snapshot) if channel.snapshot else "no snapshot yet"
+    return f"channel {printable(channel.name)} points at {target} ({', '.join(facts)})"
+
+
+def _given_out(wanted: str, snapshots: Mapping[str, SnapshotEntry], because: list[str]) -> Assignment:
+    snapshot = snapshots.get(wanted)
+    if snapshot is None:
+        return _nothing([*because, f"there is no snapshot {printable(wanted)} in the directory"])
+    if snapshot.state == "revoked":
+        return _nothing([*because, f"snapshot {printable(wanted)} is revoked, so it is not given out"])
+    return Assignment(snapshot.name, snapshot.digest, tuple(because))

@@ -1,0 +1,150 @@
+"""Look at everything a site needs, and say what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from statelesskit import fs
+from statelesskit.config import FOLDERS, Site
+from statelesskit.errors import StatelessError
+from statelesskit.run import PACKAGE_OF, SYSTEM_PATH
+
+TOOLS = {  # program: what needs it
+    "slapd": "the directory",
+    "ldapsearch": "looking into the directory by hand",
+    "mmdebstrap": "prototypes from Debian packages",
+    "mksquashfs": "squashfs exports",
+    "unsquashfs": "checking squashfs exports",
+    "tar": "prototypes from archives",
+    "unshare": "working in a prototype",
+}
+FREE_LEAST, FREE_GOOD = 0.5e9, 5e9  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """One thing looked at; ``state`` is ``ok``, ``warning`` or ``wrong``."""
+
+    check: str
+    state: str
+    found: str
+    fix: str = ""
+
+
+def examine(site: Site) -> Iterator[Diagnosis]:
+    """Yield one diagnosis after the other. Changes nothing, raises nothing."""
+    yield _python()
+    yield from _tools()
+    yield _user(site)
+    yield from _folders(site)
+    yield _space(site)
+    yield _key(site.keys / "record.key")
+    yield from _directory(site)
+    yield _kernel()
+    yield _apparmor()
+
+
+def _python() -> Diagnosis:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Diagnosis("Python", "ok" if sys.version_info >= (3, 11) else "wrong", version, "3.11 or newer is needed")
+
+
+def _tools() -> Iterator[Diagnosis]:
+    for tool, purpose in TOOLS.items():
+        path = shutil.which(tool, path=SYSTEM_PATH)
+        if path:
+            yield Diagnosis(f"program {tool}", "ok", path)
+        else:
+            yield Diagnosis(
+                f"program {tool}", "wrong", f"missing; for {purpose}", f"apt-get install {PACKAGE_OF[tool]}"
+            )
+
+
+def _user(site: Site) -> Diagnosis:
+    if os.geteuid() == 0:
+        return Diagnosis("user", "ok", "root")
+    return Diagnosis(
+        "user", "warning", f"uid {os.geteuid()}", "owners, devices and prototypes need root; run it with sudo"
+    )
+
+
+def _folders(site: Site) -> Iterator[Diagnosis]:
+    for name, mode in FOLDERS.items():
+        path = site.root / name
+        if not path.is_dir():
+            yield Diagnosis(f"folder {name}", "wrong", "missing", f"statelesskit --site {site.root} site init")
+        elif not os.access(path, os.W_OK):
+            yield Diagnosis(f"folder {name}", "wrong", "not writable by this user", "use the user it belongs to")
+        elif (found := stat.S_IMODE(path.stat().st_mode)) & ~mode:
+            yield Diagnosis(f"folder {name}", "wrong", f"mode {found:o}", f"chmod {mode:o} {path}")
+        else:
+            yield Diagnosis(f"folder {name}", "ok", f"mode {found:o}")
+
+
+def _space(site: Site) -> Diagnosis:
+    free = fs.free_bytes(site.store)
+    state = "wrong" if free < FREE_LEAST else "warning" if free < FREE_GOOD else "ok"
+    return Diagnosis("free space", state, f"{free / 1e9:.1f} GB", "a snapshot of a desktop needs some GB")
+
+
+def _key(path: Path) -> Diagnosis:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        return Diagnosis("record key", "wrong", f"{path}: {error.strerror}", "statelesskit site init makes it")
+    if mode & 0o077:
+        return Diagnosis("record key", "wrong", f"others may read it (mode {mode:o})", f"chmod 600 {path}")
+    return Diagnosis("record key", "ok", f"mode {mode:o}")
+
+
+def _directory(site: Site) -> Iterator[Diagnosis]:
+    from statelesskit.directory import open_directory, slapd
+    from statelesskit.directory.session import verify_tls
+    from statelesskit.site import port_in_use
+
+    if not slapd.status(site).running:
+        if port_in_use(site.port):
+            yield Diagnosis(
+                "port", "wrong", f"{site.port} is used by another program", "change directory.port in site.toml"
+            )
+        yield Diagnosis("directory", "wrong", "not running", f"statelesskit --site {site.root} site start")
+        return
+    yield _tried("directory", lambda: f"{len(_listed(open_directory, site))} clients")
+    yield _tried("directory TLS", lambda: verify_tls(site))
+
+
+def _listed(open_directory: Callable[[Site], object], site: Site) -> list[object]:
+    with open_directory(site) as directory:  # type: ignore[attr-defined]
+        return list(directory.clients())
+
+
+def _tried(name: str, attempt: Callable[[], str]) -> Diagnosis:
+    try:
+        return Diagnosis(name, "ok", attempt())
+    except StatelessError as error:
+        return Diagnosis(name, "wrong", error.message, error.hint)
+
+
+def _kernel() -> Diagnosis:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    if "python3" in KernelSpecManager().find_kernel_specs():
+        return Diagnosis("notebook kernel", "ok", "python3")
+    return Diagnosis("notebook kernel", "wrong", "there is no python3 kernel", "pip install ipykernel")
+
+
+def _apparmor() -> Diagnosis:
+    # Ubuntu confines slapd to /var/lib/ldap; a private one must be let into the site.
+    profile = Path("/etc/apparmor.d/usr.sbin.slapd")
+    enforced = Path("/sys/module/apparmor/parameters/enabled")
+    if profile.exists() and enforced.exists() and enforced.read_text().startswith("Y"):
+        return Diagnosis(
+            "AppArmor", "warning", "confines slapd", f"allow the site's folder in /etc/apparmor.d/local/{profile.name}"
+        )
+    return Diagnosis("AppArmor", "ok", "does not confine slapd")

@@ -1,0 +1,258 @@
+"""The papermill engine ``statelesskit``: a run's notebook and record say what happened, whatever happened.
+
+Stock papermill (2.7.0) marks every cell that is still pending at the end as completed, also when the run
+was stopped, timed out, or its kernel died. Here each cell has one of these states: ``completed``, ``failed``,
+``timed-out``, ``kernel-died``, ``cancelled``, ``not-run``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import nbformat
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine, NotebookExecutionManager
+from papermill.iorw import write_ipynb
+
+from statelesskit import errors, fs
+from statelesskit.audit.cells import cell_digests
+from statelesskit.audit.keys import PRIVATE
+from statelesskit.audit.records import Record
+from statelesskit.config import Site, load_site, site_root
+from statelesskit.errors import NotFoundError, StatelessError
+from statelesskit.page import render_page
+from statelesskit.runbook.find import read_runbook
+from statelesskit.runbook.launch import RECORD_VARIABLE, SITE_VARIABLE, begin_record, progress_file
+from statelesskit.runbook.parameters import check
+from statelesskit.service import stopped_by_signals
+
+COMPLETED, NOT_RUN = "completed", "not-run"
+
+
+class RunEnded(click.ClickException):
+    """A run did not complete. papermill's command line prints it and exits with its code.
+
+    Attributes:
+        state: how it ended.
+    """
+
+    def __init__(self, state: str, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.state = state
+        self.exit_code = exit_code  # type: ignore[misc] # click reads it from the instance, and declares it for the class
+
+
+class TruthfulEngine(Engine):  # type: ignore[misc]
+    """Runs the cells, and keeps the record where a site is known."""
+
+    @classmethod
+    def execute_notebook(
+        cls,
+        nb: Any,
+        kernel_name: str,
+        output_path: str | None = None,
+        progress_bar: bool | Mapping[str, Any] = True,
+        log_output: bool = False,
+        autosave_cell_every: int = 30,
+        **kwargs: Any,
+    ) -> Any:
+        """Run a notebook; return it when all cells completed.
+
+        Raises:
+            RunEnded: it ended in any other way. What is at ``output_path`` and in the record says how.
+        """
+        record_path = kwargs.pop("record_path", None)
+        site, record = _record_of(nb, record_path, kwargs.get("input_path"))
+        manager = TruthfulManager(nb, output_path, log_output, progress_bar, autosave_cell_every, record)
+        manager.notebook_start()
+        ended: RunEnded | None = None
+        try:
+            with stopped_by_signals():
+                _run_cells(manager, kernel_name, log_output, site, record, kwargs)
+        except RunEnded as error:
+            ended = error
+        finally:
+            manager.close(ended)
+            if record is not None and site is not None:
+                _seal(site, record, manager.nb, ended)
+        if ended is not None:
+            raise ended
+        return manager.nb
+
+
+class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
+    """papermill's keeper of states, with every write whole and no pending cell called completed."""
+
+    def __init__(
+        self, nb: Any, output_path: str | None, log: bool, bar: Any, autosave: int, record: Record | None
+    ) -> None:
+        self._record = record
+        super().__init__(nb, output_path, log, bar, autosave)
+
+    def save(self, **kwargs: Any) -> None:
+        if kwargs.get("nb"):
+            self.nb = kwargs["nb"]
+        data = nbformat.writes(self.nb).encode() + b"\n"
+        if self._record is not None:
+            fs.write_file(self._record.path / "record.ipynb", data)
+        if self.output_path and "://" in self.output_path:
+            write_ipynb(self.nb, self.output_path)
+        elif self.output_path and self.output_path != "-":
+            fs.write_file(Path(self.output_path).absolute(), data)
+        self.last_save_time = self.now()
+
+    def cell_ended(self, cell: Any, index: int, state: str) -> None:
+        """Give a cell its state, before papermill's own bookkeeping can."""
+        if state != COMPLETED:
+            self.cell_exception(cell, cell_index=index)
+        self.cell_complete(cell, cell_index=index)
+        cell.metadata.papermill["status"] = state
+        if self._record is not None and cell.cell_type == "code":
+            digests = cell_digests({"cells": [cell]})[0]
+            self._record.event("cell", **{**digests, "index": index, "status": state})
+        self.save()
+
+    def close(self, ended: RunEnded | None) -> None:
+        """Write the end into the notebook."""
+        self.cleanup_pbar()
+        self.end_time = self.now()
+        head = self.nb.metadata.papermill
+        head["end_time"] = self.end_time.isoformat()
+        head["duration"] = (self.end_time - self.start_time).total_seconds()
+        head["exception"] = ended is not None
+        for cell in self.nb.cells:
+            if cell.metadata.papermill["status"] == self.PENDING:
+                cell.metadata.papermill["status"] = NOT_RUN
+        self.nb.metadata["statelesskit"] = {
+            **self.nb.metadata.get("statelesskit", {}),
+            "exit_code": ended.exit_code if ended else 0,
+            "state": ended.state if ended else COMPLETED,
+            **({"record": self._record.path.name} if self._record else {}),
+        }
+        self.save()
+
+
+class _Client(PapermillNotebookClient):  # type: ignore[misc]
+    """Runs cell after cell until one does not complete."""
+
+    def papermill_execute_cells(self) -> None:
+        manager: TruthfulManager = self.nb_man
+        for index, cell in enumerate(self.nb.cells):
+            state, ended = COMPLETED, None
+            try:
+                manager.cell_start(cell, index)
+                self.execute_cell(cell, index)
+            except BaseException as error:
+                ended = _ended(error)
+                state = "failed" if ended.state == "refused" else ended.state
+                if ended.state == "cancelled" and self.km is not None:
+                    # Let the cell's own `finally` run before the kernel is shut down.
+                    self._interrupt()
+            manager.cell_ended(self.nb.cells[index], index, state)
+            if ended is not None:
+                raise ended
+
+    def _interrupt(self) -> None:
+        try:
+            self._wait(self.km.interrupt_kernel())
+            self._wait(self.kc._async_get_shell_msg(timeout=5))
+        except Exception as error:  # the kernel may be gone by now; it is shut down next in any case
+            self.log.info(f"while interrupting: {error}")
+
+    @staticmethod
+    def _wait(coroutine: Any) -> None:
+        from jupyter_core.utils import ensure_async, run_sync
+
+        run_sync(ensure_async)(coroutine)
+
+
+def _run_cells(
+    manager: TruthfulManager,
+    kernel_name: str,
+    log_output: bool,
+    site: Site | None,
+    record: Record | None,
+    options: dict[str, Any],
+) -> None:
+    environment = dict(os.environ)
+    environment.pop(RECORD_VARIABLE, None)
+    if site is not None and record is not None:
+        environment |= {SITE_VARIABLE: str(site.root), RECORD_VARIABLE: str(record.path)}
+    timeout = options.get("execution_timeout") or options.get("timeout")
+    client = _Client(
+        manager,
+        # Sockets in a folder of our own instead of TCP ports that every local user may connect to.
+        km=AsyncKernelManager(kernel_name=kernel_name, transport="ipc"),
+        kernel_name=kernel_name,
+        timeout=timeout,
+        startup_timeout=options.get("start_timeout", 60),
+        log_output=log_output,
+        stdout_file=options.get("stdout_file"),
+        stderr_file=options.get("stderr_file"),
+        store_widget_state=False,
+    )
+    try:
+        client.execute(env=environment)
+    except RunEnded:
+        raise
+    except BaseException as error:
+        raise _ended(error) from error
+
+
+def _ended(error: BaseException) -> RunEnded:
+    """Say how a run ended that raised this."""
+    if isinstance(error, CellExecutionError):
+        kind = getattr(errors, str(error.ename), None)
+        code = kind.exit_code if isinstance(kind, type) and issubclass(kind, StatelessError) else 1
+        state = {2: "refused", 3: "refused", 4: "refused", 143: "cancelled"}.get(code, "failed")
+        return RunEnded(state, code, f"{error.ename}: {error.evalue}")
+    if isinstance(error, CellTimeoutError):
+        return RunEnded("timed-out", errors.TimedOutError.exit_code, "a cell took longer than it may")
+    if isinstance(error, DeadKernelError):
+        return RunEnded("kernel-died", errors.KernelDiedError.exit_code, "the kernel died")
+    if isinstance(error, (KeyboardInterrupt, errors.CancelledError)):
+        return RunEnded("cancelled", errors.CancelledError.exit_code, "stopped by a signal")
+    return RunEnded("failed", getattr(error, "exit_code", 1), f"{type(error).__name__}: {error}")
+
+
+def _record_of(nb: Any, record_path: str | None, input_path: str | None) -> tuple[Site | None, Record | None]:
+    """Join the record that ``statelesskit run`` began, or begin one; check the parameters before anything runs."""
+    try:
+        site = load_site(site_root(None))
+    except NotFoundError:
+        site = None
+    if record_path:
+        return site, Record.join(Path(record_path))
+    if not input_path or not Path(input_path).is_file():
+        return site, None
+    try:
+        runbook = read_runbook(Path(input_path).absolute())
+    except StatelessError:
+        return site, None  # a notebook that is no runbook: run it, truthfully, without a record of an action
+    parameters = json.loads(json.dumps(nb.metadata.papermill.get("parameters", {})))
+    record = begin_record(site, runbook, parameters) if site else None
+    try:
+        check(runbook.notebook, runbook.action, parameters)
+    except StatelessError as error:
+        if site and record:
+            record.end("refused", error.exit_code, key=site.keys / PRIVATE, error=str(error))
+        raise RunEnded("refused", error.exit_code, str(error)) from error
+    return site, record
+
+
+def _seal(site: Site, record: Record, nb: Any, ended: RunEnded | None) -> None:
+    """Put the notebook and its page into the record, and end it."""
+    progress_file(site, record.run_id).unlink(missing_ok=True)
+    record.attach("record.ipynb", nbformat.writes(nb).encode() + b"\n")
+    record.attach("record.html", render_page(nb, record.path.name).encode())
+    if ended is None:
+        record.end(COMPLETED, 0, key=site.keys / PRIVATE)
+    else:
+        record.end(ended.state, ended.exit_code, key=site.keys / PRIVATE, error=ended.message)

@@ -1,0 +1,280 @@
+"""Write a snapshot out as a tree of files, and prove that it is what the manifest says.
+
+A tree is built under a temporary name, each file hashed as it is written and all metadata walked again;
+it gets its own name only when everything was right and is on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import stat
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from statelesskit import fs
+from statelesskit.errors import DamagedError, ExistsError, NoSpaceError, NotFoundError, PermissionNeededError
+from statelesskit.export.compare import Mismatch, compare
+from statelesskit.manifest import Entry, Manifest
+from statelesskit.names import printable
+from statelesskit.progress import SILENT, Progress
+from statelesskit.store import Store
+from statelesskit.tree import OPEN_FOLDER, in_folder
+
+THREADS = 2
+CHUNK = 128  # objects one thread takes at a time; neighbours, so that each frame is decompressed once
+KINDS = {"char": stat.S_IFCHR, "block": stat.S_IFBLK, "fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK}
+RESERVE = 1.02  # folders, inodes and what a file's last block wastes
+
+
+def export_tree(
+    manifest: Manifest, store: Store, target: Path, *, reread: bool = False, progress: Progress = SILENT
+) -> list[Mismatch]:
+    """Write the tree to ``target``, which must be free (or an empty folder).
+
+    Args:
+        reread: read every file back and hash it again.
+
+    Returns:
+        Differences that do no harm: holes that the target's file system lays out in its own way.
+
+    Raises:
+        ExistsError: something is at ``target``.
+        NoSpaceError: it would not fit, or did not.
+        PermissionNeededError: owners or devices need root.
+        DamagedError: an object is damaged, or the tree came out different from the manifest.
+    """
+    check_target(target)
+    check_space(manifest, target)
+    top = next(manifest.entries())
+    try:
+        with fs.new_folder(target, mode=top.mode) as partial:
+            write_tree(manifest, store, partial, progress)
+            harmless = check_tree(manifest, partial, reread=reread, progress=progress)
+            progress.stage("writing to disk")
+            fs.sync_filesystem(partial)
+    except FileExistsError as error:
+        raise ExistsError(f"{target} is already there", hint="name another place") from error
+    except PermissionError as error:
+        raise PermissionNeededError(
+            f"{target}: {error.strerror}", hint="owners, devices and set-id bits can be restored by root only"
+        ) from error
+    return harmless
+
+
+def check_target(target: Path) -> None:
+    """Refuse a target that is taken, or whose folder is not there.
+
+    Raises:
+        ExistsError, NotFoundError: as it says.
+    """
+    if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+        raise ExistsError(f"{target} is already there", hint="name another place, or remove it first")
+    if not target.parent.is_dir():
+        raise NotFoundError(f"there is no folder {target.parent}", hint="make it first")
+
+
+def check_space(manifest: Manifest, target: Path) -> None:
+    """Refuse what would not fit.
+
+    Raises:
+        NoSpaceError: with how much is needed and how much is free.
+    """
+    needed = int(sum(e.size - sum(length for _, length in e.holes) for e in manifest.entries()) * RESERVE)
+    free = fs.free_bytes(target.parent)
+    if needed > free:
+        raise NoSpaceError(
+            f"{target} needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free there",
+            hint="free some space, or export to another disk",
+        )
+
+
+def check_tree(manifest: Manifest, top: Path, *, reread: bool, progress: Progress) -> list[Mismatch]:
+    """Compare a tree with its manifest and return only differences in the layout of holes.
+
+    Raises:
+        DamagedError: any other difference; the message names the first few.
+    """
+    found = list(compare(manifest, top, reread=reread, progress=progress))
+    harm = [mismatch for mismatch in found if mismatch.fields != ("holes",)]
+    if harm:
+        shown = "\n".join(f"  {printable(os.fsdecode(m.path))}: {printable(m.text)}" for m in harm[:5])
+        raise DamagedError(
+            f"the tree differs from the manifest at {len(harm)} paths:\n{shown}",
+            hint="the file system may not be able to hold all of it: check that it keeps owners, xattrs and ACLs",
+        )
+    return found
+
+
+def write_tree(manifest: Manifest, store: Store, top: Path, progress: Progress = SILENT) -> None:
+    """Fill the empty folder ``top``; nothing is flushed to the disk yet."""
+    root = os.open(top, OPEN_FOLDER)
+    try:
+        _Writing(store, root, progress).write(manifest)
+    finally:
+        os.close(root)
+
+
+class _Folders:
+    """Open folders by path, the recently used ones kept open; belongs to one thread."""
+
+    KEEP = 128
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._open: OrderedDict[bytes, int] = OrderedDict()
+
+    def of(self, path: bytes) -> tuple[int, bytes]:
+        """Return the open folder a path is in, and its name there."""
+        parent, _, name = path.rpartition(b"/")
+        return self.open(parent), name or b"."
+
+    def open(self, path: bytes) -> int:
+        if not path:
+            return self._root
+        if path in self._open:
+            self._open.move_to_end(path)
+            return self._open[path]
+        # Through the parent, so that no path is ever too long for the kernel.
+        above, _, name = path.rpartition(b"/")
+        fd = os.open(name, OPEN_FOLDER, dir_fd=self.open(above))
+        self._open[path] = fd
+        if len(self._open) > self.KEEP:
+            os.close(self._open.popitem(last=False)[1])
+        return fd
+
+    def close(self) -> None:
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+
+
+class _Writing:
+    def __init__(self, store: Store, root: int, progress: Progress) -> None:
+        self._store, self._root, self._progress = store, root, progress
+        self._files: dict[bytes, list[Entry]] = {}
+        self._failure: BaseException | None = None
+
+    def write(self, manifest: Manifest) -> None:
+        folders, links, dirs = _Folders(self._root), [], []
+        try:
+            for entry in manifest.entries():
+                if entry.type == "file":
+                    self._files.setdefault(bytes.fromhex(entry.sha256), []).append(entry)
+                elif entry.type == "link":
+                    links.append(entry)
+                elif entry.type == "dir":
+                    dirs.append(entry)
+                    if entry.path:
+                        folder, name = folders.of(entry.path)
+                        os.mkdir(name, 0o700, dir_fd=folder)
+                else:
+                    _make_special(entry, *folders.of(entry.path))
+            self._write_files()
+            for entry in links:
+                source, name = folders.of(entry.link_to)
+                folder, new = folders.of(entry.path)
+                os.link(name, new, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+            # Deepest first, and after all else: making a name in a folder moves its time.
+            for entry in reversed(dirs):
+                _set_by_name(entry, *folders.of(entry.path))
+        finally:
+            folders.close()
+
+    def _write_files(self) -> None:
+        """Write all contents, neighbours in the packs together, by several threads."""
+        digests = self._store.in_stored_order(set(self._files))
+        self._progress.stage("writing files", total=len(digests), unit="files")
+        work: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+        for start in range(0, len(digests), CHUNK):
+            work.put(digests[start : start + CHUNK])
+        threads = [threading.Thread(target=self._write_chunks, args=(work,), daemon=True) for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException as error:
+            self._failure = error
+            for thread in threads:
+                thread.join()
+            raise
+        if self._failure:
+            raise self._failure
+
+    def _write_chunks(self, work: queue.SimpleQueue[list[bytes]]) -> None:
+        folders = _Folders(self._root)
+        try:
+            while not self._failure:
+                chunk = work.get_nowait()
+                for digest in chunk:
+                    for entry in self._files[digest]:
+                        self._write_file(digest, entry, *folders.of(entry.path))
+                self._progress.advance(len(chunk))
+        except queue.Empty:
+            pass
+        except BaseException as error:  # raised again by the thread that waits for us
+            self._failure = self._failure or error
+        finally:
+            folders.close()
+
+    def _write_file(self, digest: bytes, entry: Entry, folder: int, name: bytes) -> None:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        try:
+            written = 0
+            for piece in self._store.read(digest):
+                if entry.holes:
+                    _write_around(fd, piece, written, entry.holes)
+                else:
+                    fs.write_all(fd, piece)
+                written += len(piece)
+            if written != entry.size:
+                raise DamagedError(
+                    f"{printable(os.fsdecode(entry.path))}: the object {entry.sha256} is {written} bytes long, "
+                    f"the manifest says {entry.size}"
+                )
+            if entry.holes:
+                os.ftruncate(fd, entry.size)
+            _set_open(entry, fd)
+        finally:
+            os.close(fd)
+
+
+def _write_around(fd: int, piece: bytes, offset: int, holes: tuple[tuple[int, int], ...]) -> None:
+    """Write a piece at its place, leaving out what lies in holes."""
+    position, end = offset, offset + len(piece)
+    for start, length in holes:
+        if position < start:
+            os.pwrite(fd, piece[position - offset : min(start, end) - offset], position)
+        position = max(position, start + length)
+        if position >= end:
+            return
+    os.pwrite(fd, piece[position - offset :], position)
+
+
+def _make_special(entry: Entry, folder: int, name: bytes) -> None:
+    if entry.type == "symlink":
+        os.symlink(entry.target, name, dir_fd=folder)
+    else:
+        os.mknod(name, KINDS[entry.type] | 0o600, os.makedev(entry.major, entry.minor), dir_fd=folder)
+    _set_by_name(entry, folder, name)
+
+
+def _set_open(entry: Entry, fd: int) -> None:
+    """Give an open file its metadata. A change of owner takes set-id bits and capabilities away, so it is first."""
+    os.fchown(fd, entry.uid, entry.gid)
+    for attribute, value in entry.xattrs:
+        os.setxattr(fd, attribute, value)
+    os.fchmod(fd, entry.mode)
+    os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def _set_by_name(entry: Entry, folder: int, name: bytes) -> None:
+    """The same for what is not opened: links, devices, folders."""
+    os.chown(name, entry.uid, entry.gid, dir_fd=folder, follow_symlinks=False)
+    for attribute, value in entry.xattrs:
+        os.setxattr(in_folder(folder, name), attribute, value, follow_symlinks=False)
+    if entry.type != "symlink":
+        os.chmod(name, entry.mode, dir_fd=folder)
+    os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=folder, follow_symlinks=False)

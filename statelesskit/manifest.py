@@ -1,0 +1,333 @@
+"""The manifest: the full list of a snapshot's files with all their metadata. Pure data, no disk.
+
+Format 1, written so that another reader can be made from this page:
+
+* Lines of ASCII text, each one JSON object with sorted keys, no spaces and integers only, each
+  ended by one newline. The SHA-256 of all these bytes is the snapshot's identity; at rest they
+  are compressed with zstd (RFC 8878).
+* The first line is the header: ``{"flags":[],"format":"statelesskit-manifest","version":1}``. A
+  reader refuses a version or a flag it does not know.
+* Every further line is an entry, in strictly rising order of the full path's bytes. A path has no
+  slash at its beginning or end; the tree's top is the empty path and comes first. A folder's line
+  stands before those of what is in it.
+* Text that was bytes (paths, link targets, names of extended attributes) is decoded as UTF-8, each
+  byte that is not UTF-8 becoming ``\\udc80`` to ``\\udcff`` (Python's surrogateescape, PEP 383).
+* ``path`` and ``type`` are always there; what else is left out has its default. A key that is not
+  listed here is refused.
+
+| key | in | meaning, default |
+|---|---|---|
+| ``path`` | all | |
+| ``type`` | all | ``file``, ``dir``, ``symlink``, ``char``, ``block``, ``fifo``, ``socket`` or ``link`` |
+| ``mode`` | all but link | permission bits, set-id and sticky bits (0o7777), 0 |
+| ``uid``, ``gid`` | all but link | numeric owner and group, 0 |
+| ``mtime_ns`` | all but link | nanoseconds since 1970-01-01 UTC, negative before, 0 |
+| ``xattrs`` | all but link | name to base64 of the value; ACLs, capabilities and labels are among them |
+| ``sha256``, ``size`` | file | of the content; bytes |
+| ``holes`` | file | ``[[offset, length], …]``: where the file takes no space and reads as zeros |
+| ``target`` | symlink | where it points |
+| ``major``, ``minor`` | char, block | the device |
+| ``link_to`` | link | the path that carries this file's metadata: the first, in order, of its hard links |
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from statelesskit.errors import FormatError
+from statelesskit.names import printable
+
+HEADER = b'{"flags":[],"format":"statelesskit-manifest","version":1}\n'
+VERSION = 1
+NAME_MAX = 255  # bytes in one name of a path; Linux file systems allow no more
+LINE_MAX = 2**20  # bytes; a path and its attributes need far less
+_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+_INTEGERS = {"mode": (0, 0o7777), "uid": (0, 2**32 - 2), "gid": (0, 2**32 - 2), "mtime_ns": (-(2**63), 2**63 - 1)}
+_COMMON = frozenset({"path", "type", "xattrs", *_INTEGERS})
+_KEYS = {
+    "file": _COMMON | {"sha256", "size", "holes"},
+    "dir": _COMMON,
+    "symlink": _COMMON | {"target"},
+    "char": _COMMON | {"major", "minor"},
+    "block": _COMMON | {"major", "minor"},
+    "fifo": _COMMON,
+    "socket": _COMMON,
+    "link": frozenset({"path", "type", "link_to"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a tree and all that the file system holds for it; see the module for the fields."""
+
+    path: bytes
+    type: str
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    sha256: str = ""
+    size: int = 0
+    holes: tuple[tuple[int, int], ...] = ()
+    target: bytes = b""
+    major: int = 0
+    minor: int = 0
+    link_to: bytes = b""
+
+    def encode(self) -> bytes:
+        """Return the entry's line, newline included."""
+        return _ENCODER.encode(self.fields()).encode("ascii") + b"\n"
+
+    def fields(self) -> dict[str, Any]:
+        """Return the keys and values the line holds."""
+        found: dict[str, Any] = {"path": _text(self.path), "type": self.type}
+        if self.type == "link":
+            found["link_to"] = _text(self.link_to)
+            return found
+        for name in _INTEGERS:
+            if value := getattr(self, name):
+                found[name] = value
+        if self.xattrs:
+            found["xattrs"] = {_text(name): base64.b64encode(value).decode() for name, value in self.xattrs}
+        if self.type == "file":
+            found["sha256"], found["size"] = self.sha256, self.size
+            if self.holes:
+                found["holes"] = [list(hole) for hole in self.holes]
+        elif self.type == "symlink":
+            found["target"] = _text(self.target)
+        elif self.type in ("char", "block"):
+            found["major"], found["minor"] = self.major, self.minor
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One path that differs between two manifests.
+
+    Attributes:
+        change: ``added``, ``removed`` or ``changed``.
+        fields: the manifest's keys that differ, sorted; empty unless ``changed``.
+    """
+
+    path: bytes
+    change: str
+    fields: tuple[str, ...]
+    before: Entry | None = field(compare=False)
+    after: Entry | None = field(compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what ``snapshot diff --json`` prints."""
+        return {"path": _text(self.path), "change": self.change, "fields": list(self.fields)}
+
+
+class Manifest:
+    """The lines of one snapshot's manifest, checked as they are parsed.
+
+    Attributes:
+        lines: one for each entry, in order, newlines included, without the header.
+    """
+
+    __slots__ = ("lines",)
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self.lines = lines
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Manifest:
+        """Make a manifest from entries that are already in order."""
+        return cls([entry.encode() for entry in entries])
+
+    @property
+    def digest(self) -> str:
+        """``sha256:…`` of the whole text: the snapshot's identity."""
+        total = hashlib.sha256(HEADER)
+        for line in self.lines:
+            total.update(line)
+        return "sha256:" + total.hexdigest()
+
+    @classmethod
+    def parse(cls, text: bytes) -> Manifest:
+        """Read a manifest, trusting none of it.
+
+        Raises:
+            FormatError: it breaks any rule of the format, so that restoring it could write outside the
+                tree, follow a link, or not give back what was taken. The message names the line.
+        """
+        manifest = cls.parse_header(text)
+        for _ in manifest.entries():
+            pass
+        return manifest
+
+    @classmethod
+    def parse_header(cls, text: bytes) -> Manifest:
+        """Read the header and split the lines; the entries are checked when they are iterated."""
+        head, newline, body = text.partition(b"\n")
+        _check_header(head + newline)
+        if body and not body.endswith(b"\n"):
+            raise FormatError("the manifest's last line is cut off")
+        return cls(body.splitlines(keepends=True))
+
+    def find(self, path: bytes) -> Entry | None:
+        """Return the entry of one path, parsing only lines that name it."""
+        mark = json.dumps(_text(path)).encode("ascii")
+        found = (decode(line) for line in self.lines if mark in line)
+        return next((entry for entry in found if entry.path == path), None)
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the entries in order, each checked by itself and against those before it."""
+        folders: set[bytes] = set()
+        linkable: set[bytes] = set()
+        last: bytes | None = None
+        for number, line in enumerate(self.lines, start=2):
+            try:
+                entry = decode(line)
+                _check_place(entry, last, folders, linkable)
+            except FormatError as error:
+                raise FormatError(f"manifest line {number}: {error.message}") from error
+            last = entry.path
+            if entry.type == "dir":
+                folders.add(entry.path)
+            elif entry.type != "link":
+                linkable.add(entry.path)
+            yield entry
+        if last is None:
+            raise FormatError("the manifest has no entries, not even the tree's top")
+
+
+def diff(before: Manifest, after: Manifest) -> list[Change]:
+    """Return what differs, in path order. Lines that are equal are never parsed."""
+    old = {entry.path: entry for entry in map(decode, set(before.lines) - set(after.lines))}
+    new = {entry.path: entry for entry in map(decode, set(after.lines) - set(before.lines))}
+    return [_change(path, old.get(path), new.get(path)) for path in sorted(old.keys() | new.keys())]
+
+
+def _change(path: bytes, old: Entry | None, new: Entry | None) -> Change:
+    if old is None or new is None:
+        return Change(path, "removed" if new is None else "added", (), old, new)
+    was, now = old.fields(), new.fields()
+    names = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
+    return Change(path, "changed", tuple(names), old, new)
+
+
+def decode(line: bytes) -> Entry:
+    """Read one entry's line by itself.
+
+    Raises:
+        FormatError: it is not exactly what :meth:`Entry.encode` writes for some possible file.
+    """
+    if len(line) > LINE_MAX:
+        raise FormatError(f"it is {len(line)} bytes long, at most {LINE_MAX} are allowed")
+    try:
+        data = json.loads(line)
+        entry = _entry(data)
+    except FormatError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FormatError(f"it is no entry: {printable(error)}") from error
+    if entry.encode() != line:
+        raise FormatError(f"the entry of {printable(data['path'])} is not in its one canonical form")
+    return entry
+
+
+def _entry(data: dict[str, Any]) -> Entry:
+    kind = data["type"]
+    if kind not in _KEYS:
+        raise FormatError(f"the type {printable(kind)!r} is unknown")
+    if strange := data.keys() - _KEYS[kind]:
+        raise FormatError(f"a {kind} has no {printable(sorted(strange))}")
+    for name, (least, most) in _INTEGERS.items():
+        _integer(data, name, least, most)
+    values = dict(data)
+    values["path"] = _bytes(data["path"])
+    values["xattrs"] = tuple(
+        (_bytes(name), base64.b64decode(value, validate=True)) for name, value in data.get("xattrs", {}).items()
+    )
+    if kind == "file":
+        _integer(data, "size", 0, 2**63 - 1)
+        if not _HEX.fullmatch(data["sha256"]):
+            raise FormatError("sha256 is not 64 hexadecimal digits")
+        values["holes"] = _holes(data.get("holes", []), data["size"])
+    elif kind == "symlink":
+        values["target"] = _bytes(data["target"])
+        if not values["target"] or b"\0" in values["target"]:
+            raise FormatError("a symlink's target is empty or holds a NUL")
+    elif kind == "link":
+        values["link_to"] = _bytes(data["link_to"])
+    elif kind in ("char", "block"):
+        _integer(data, "major", 0, 2**32 - 1)
+        _integer(data, "minor", 0, 2**32 - 1)
+    return Entry(**values)
+
+
+def _integer(data: dict[str, Any], name: str, least: int, most: int) -> None:
+    value = data.get(name, 0)
+    if type(value) is not int or not least <= value <= most:
+        raise FormatError(f"{name} is {printable(value)}, expected an integer from {least} to {most}")
+
+
+def _holes(holes: list[list[int]], size: int) -> tuple[tuple[int, int], ...]:
+    end = 0
+    for offset, length in holes:
+        if type(offset) is not int or type(length) is not int or offset < end or length < 1 or offset + length > size:
+            raise FormatError("the holes overlap, are out of order or reach beyond the file")
+        end = offset + length
+    return tuple((offset, length) for offset, length in holes)
+
+
+def _check_place(entry: Entry, last: bytes | None, folders: set[bytes], linkable: set[bytes]) -> None:
+    """Check an entry against those before it: order, its folder, its hard link's target."""
+    path = entry.path
+    if last is None:
+        if path or entry.type != "dir":
+            raise FormatError("the first entry is not the tree's top folder")
+        return
+    if path <= last:
+        raise FormatError(f"{_shown(path)} stands twice or out of order")
+    parent, _, _ = path.rpartition(b"/")
+    for name in path.split(b"/"):
+        if name in (b"", b".", b"..") or b"\0" in name or len(name) > NAME_MAX:
+            raise FormatError(f"the path {_shown(path)} could leave the tree or can't exist")
+    if parent not in folders:
+        raise FormatError(f"{_shown(path)} lies below {_shown(parent)}, which is no folder")
+    if entry.type == "link" and entry.link_to not in linkable:
+        raise FormatError(f"{_shown(path)} is a hard link to {_shown(entry.link_to)}, which is no earlier file")
+
+
+def _check_header(line: bytes) -> None:
+    if line == HEADER:
+        return
+    try:
+        header = json.loads(line)
+        version, flags = header["version"], header["flags"]
+        ours = header["format"] == "statelesskit-manifest"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        ours = False
+    if not ours:
+        raise FormatError("this is no manifest: its first line is not a statelesskit-manifest header")
+    raise FormatError(
+        f"the manifest has version {printable(version)}, flags {printable(flags)}; this tool knows version {VERSION}",
+        hint="use a newer statelesskit",
+    )
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise FormatError("text with a lone surrogate that stands for no byte") from error
+
+
+def _shown(path: bytes) -> str:
+    return printable(_text(path)) or "the top"

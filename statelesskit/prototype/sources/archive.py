@@ -1,0 +1,46 @@
+"""``tar:PATH``: an archive unpacked with GNU tar, which finds the compression by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from statelesskit.config import Site
+from statelesskit.errors import UsageError
+from statelesskit.names import printable
+from statelesskit.progress import Progress
+from statelesskit.prototype.source import Source, existing_path, run_to_the_end
+
+
+def check(site: Site, argument: str) -> str:
+    path = existing_path(argument)
+    if not path.is_file():
+        raise UsageError(f"{printable(path)} is no file, so it is no archive")
+    return str(path)
+
+
+def build(argument: str, tree: Path, progress: Progress) -> None:
+    progress.stage("unpacking the archive")
+    tree.mkdir()
+    # Nothing leaves the tree: GNU tar drops a leading "/", fails on "..", and makes a symlink that leads
+    # out of the folder only when every other member is written.
+    run_to_the_end(
+        [
+            "tar",
+            "--extract",
+            f"--file={argument}",
+            "--force-local",
+            f"--directory={tree}",
+            "--numeric-owner",
+            "--same-owner",
+            "--same-permissions",
+            "--acls",
+            "--selinux",
+            "--xattrs",
+            "--xattrs-include=*",
+            "--delay-directory-restore",
+        ],
+        progress,
+    )
+
+
+SOURCE = Source(scheme="tar", argument="PATH", meaning="unpacked", check=check, build=build)

@@ -1,0 +1,109 @@
+"""Run a runbook with papermill: here and now, or as a process of its own that outlives whoever started it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from statelesskit.audit.keys import PRIVATE
+from statelesskit.audit.records import Record
+from statelesskit.config import Site
+from statelesskit.errors import StatelessError
+from statelesskit.runbook.find import Runbook
+from statelesskit.runbook.parameters import check
+
+ENGINE = "statelesskit"
+RECORD_VARIABLE = "STATELESSKIT_RECORD"  # tells the kernel which record it is part of
+SITE_VARIABLE = "STATELESSKIT_SITE"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended, as its record says."""
+
+    state: str
+    exit_code: int
+    record: str
+    error: str
+
+
+def run_runbook(site: Site, runbook: Runbook, parameters: Mapping[str, Any], *, run_id: str = "") -> Ended:
+    """Run a runbook to its end; everything that can go wrong in it is in what is returned.
+
+    Raises:
+        ParameterError: refused before anything ran; the refusal is recorded.
+    """
+    record = begin_record(site, runbook, parameters, run_id)
+    try:
+        check(runbook.notebook, runbook.action, parameters)
+    except StatelessError as error:
+        record.end("refused", error.exit_code, key=site.keys / PRIVATE, error=str(error))
+        raise
+    return _papermill(site, runbook, parameters, record)
+
+
+def begin_record(site: Site, runbook: Runbook, parameters: Mapping[str, Any], run_id: str = "") -> Record:
+    """Begin the record of a run."""
+    facts = {"parameters": dict(parameters), "runbook": runbook.name, "runbook_digest": runbook.digest}
+    return Record.begin(site.records, runbook.name, facts=facts, run_id=run_id)
+
+
+def _papermill(site: Site, runbook: Runbook, parameters: Mapping[str, Any], record: Record) -> Ended:
+    import papermill
+
+    from statelesskit.engine import RunEnded
+
+    os.environ[SITE_VARIABLE] = str(site.root)
+    try:
+        papermill.execute_notebook(
+            str(runbook.path),
+            None,
+            parameters=dict(parameters),
+            engine_name=ENGINE,
+            progress_bar=False,
+            record_path=str(record.path),
+        )
+    except RunEnded as ended:
+        return Ended(ended.state, ended.exit_code, record.path.name, ended.message)
+    return Ended("completed", 0, record.path.name, "")
+
+
+def new_run_id() -> str:
+    """Return an id for a run that is about to be started, so that its record can be found."""
+    return secrets.token_hex(4)
+
+
+def start_detached(site: Site, runbook: str, parameters: Mapping[str, Any], run_id: str) -> subprocess.Popen[bytes]:
+    """Start ``statelesskit run`` in a session of its own; closing the browser or the kernel does not end it.
+
+    Its last words go to ``locks/run.ID.log``, for the case that it can't even begin its record.
+    """
+    words = [sys.executable, "-m", "statelesskit", "--site", str(site.root), "run", runbook, "--run-id", run_id]
+    for name, value in parameters.items():
+        words += ["-p", f"{name}={value}"]
+    environment = {name: value for name, value in os.environ.items() if name != RECORD_VARIABLE}
+    with run_log(site, run_id).open("wb") as log:
+        return subprocess.Popen(
+            words,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def run_log(site: Site, run_id: str) -> Path:
+    """Return where a detached run's output goes."""
+    return site.locks / f"run.{run_id}.log"
+
+
+def progress_file(site: Site, run_id: str) -> Path:
+    """Return where a run in progress says how far it is."""
+    return site.locks / f"run.{run_id}.progress"

@@ -1,0 +1,154 @@
+"""Perform an action: take the locks, plan, hold the plan against what was confirmed, apply, verify, record.
+
+Every front (command line, runbook, form) comes through this door. For now the action is performed in the
+caller's own process, and the record says so.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from statelesskit.action import Action, Plan, Work
+from statelesskit.audit.keys import PRIVATE
+from statelesskit.audit.records import Record
+from statelesskit.config import Site
+from statelesskit.errors import CancelledError, ConflictError, RefusedError, StatelessError
+from statelesskit.fs import canonical_json
+from statelesskit.lock import held, user_name
+from statelesskit.progress import SILENT, Progress
+
+AT_ONCE = "at once"  # a person at the command line, who gives no digest and wants no second look
+AUTO = "auto"  # nobody is looking: within the site's policy only
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an action.
+
+    Attributes:
+        record: the name of the record that is evidence of it.
+        checks: the rows of :meth:`Action.verify`.
+    """
+
+    plan: Plan
+    result: Mapping[str, Any]
+    checks: list[dict[str, Any]]
+    record: str
+
+
+def plan(site: Site, action: Action) -> Plan:
+    """Say what an action would do. Read-only, so it takes no lock and leaves no record."""
+    return action.plan(site)
+
+
+def perform(
+    site: Site, action: Action, confirm: str, *, record: Record | None = None, progress: Progress = SILENT
+) -> Outcome:
+    """Do what an action says, if that is what was confirmed.
+
+    Args:
+        confirm: a plan's digest, ``auto`` (within the site's policy), ``AT_ONCE``, or "" for no.
+        record: the record of the run this is a part of; without one it gets its own, ended here.
+
+    Raises:
+        RefusedError: it was not confirmed, or policy says no. Nothing was changed.
+        ConflictError: it is no longer the plan that was confirmed. Nothing was changed.
+        LockedError: somebody else works on one of its objects.
+        StatelessError: whatever the action itself raises.
+    """
+    if record is not None:
+        return _perform(site, action, confirm, record, progress)
+    record = Record.begin(site.records, action.verb, facts={"parameters": action.as_parameters()})
+    key = site.keys / PRIVATE
+    try:
+        with stopped_by_signals():
+            outcome = _perform(site, action, confirm, record, progress)
+    except BaseException as error:
+        state, code, text = ending_of(error)
+        record.end(state, code, key=key, error=text)
+        raise
+    record.end("completed", 0, key=key, changes=outcome.plan.summary)
+    return outcome
+
+
+def _perform(site: Site, action: Action, confirm: str, record: Record, progress: Progress) -> Outcome:
+    with ExitStack() as locks:
+        for name in sorted(action.objects()):
+            what, _, rest = name.partition("/")
+            doing = f"{action.verb} ({record.name})"
+            locks.enter_context(held(site.lock_file(name), what=f"the {what} {rest}", doing=doing))
+        plan = action.plan(site)
+        record.attach("plan.json", canonical_json(plan.as_json()) + b"\n")
+        record.event("plan", digest=plan.digest, summary=plan.summary, changes=plan.changes)
+        check_confirmed(plan, confirm)
+        record.event("confirmed", by=user_name(), how=confirm)
+        if plan.changes:
+            result = action.apply(site, plan, Work(user_name(), record.name, progress))
+        else:
+            result = action.unchanged(plan)
+        result = {**result, "changed": plan.changes}
+        record.event("applied", result=result)
+        checks = action.verify(site, plan, result) if plan.changes else []
+        record.event("verified", checks=checks, ok=all(row["ok"] for row in checks))
+    if wrong := [row for row in checks if not row["ok"]]:
+        shown = "; ".join(f"{row['check']}: expected {row['expected']}, found {row['found']}" for row in wrong[:5])
+        raise StatelessError(
+            f"{action.verb} was applied, but afterwards the world is not as planned: {shown}",
+            hint=f"look at the record {record.name}: somebody may have changed the same thing at the same moment",
+        )
+    return Outcome(plan, result, checks, record.name)
+
+
+def check_confirmed(plan: Plan, confirm: str) -> None:
+    """Hold a plan against the confirmation.
+
+    Raises:
+        RefusedError: there is none, or policy does not let this plan run on its own.
+        ConflictError: another plan was confirmed.
+    """
+    if not confirm:
+        raise RefusedError(
+            f"not confirmed: {plan.summary}", hint=f"run it again with confirm={plan.digest} to do just this"
+        )
+    if confirm == AUTO and plan.guard and plan.changes:
+        raise RefusedError(f"confirm=auto is not enough: {plan.guard}", hint=f"confirm this plan: {plan.digest}")
+    if confirm not in (AUTO, AT_ONCE) and not plan.confirmed_by(confirm):
+        raise ConflictError(
+            f"the plan is no longer the one that was confirmed: {plan.summary}",
+            hint=f"read the new plan; its digest is {plan.digest}",
+        )
+
+
+def ending_of(error: BaseException) -> tuple[str, int, str]:
+    """Return the state, the exit code and the text a record ends with when this was raised."""
+    if isinstance(error, (KeyboardInterrupt, CancelledError)):
+        return "cancelled", CancelledError.exit_code, "stopped by a signal"
+    if isinstance(error, StatelessError):
+        refused = isinstance(error, RefusedError) or error.exit_code in (2, 4)
+        return "refused" if refused else "failed", error.exit_code, str(error)
+    return "failed", 1, f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Turn the signals that ask us to stop into CancelledError, so that everything is cleaned up."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise CancelledError(f"stopped by {signal.Signals(number).name}")
+
+    try:
+        before = {number: signal.signal(number, stop) for number in STOPPING}
+    except ValueError:  # not in the main thread: signals are somebody else's
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
