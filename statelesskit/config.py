@@ -81,11 +81,12 @@ class Site:
         return self.locks / (what.replace("/", ".") + ".lock")
 
 
-FOLDERS = {  # name below the root: mode
-    "prototypes": 0o755,
+# Name below the root: mode. Trees hold set-id programs, of old versions too, so no local user may reach them.
+FOLDERS = {
+    "prototypes": 0o700,
     "snapshots": 0o755,
     "store": 0o700,
-    "exports": 0o755,
+    "exports": 0o700,
     "directory": 0o700,
     "keys": 0o700,
     "records": 0o755,

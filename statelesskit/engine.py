@@ -69,13 +69,13 @@ class TruthfulEngine(Engine):  # type: ignore[misc]
             RunEnded: it ended in any other way. What is at ``output_path`` and in the record says how.
         """
         record_path = kwargs.pop("record_path", None)
-        site, record = _record_of(nb, record_path, kwargs.get("input_path"))
+        site, record, ended = _record_of(nb, record_path, kwargs.get("input_path"))
         manager = TruthfulManager(nb, output_path, log_output, progress_bar, autosave_cell_every, record)
         manager.notebook_start()
-        ended: RunEnded | None = None
         try:
-            with stopped_by_signals():
-                _run_cells(manager, kernel_name, log_output, site, record, kwargs)
+            if ended is None:
+                with stopped_by_signals():
+                    _run_cells(manager, kernel_name, log_output, site, record, kwargs)
         except RunEnded as error:
             ended = error
         finally:
@@ -199,7 +199,8 @@ def _run_cells(
         store_widget_state=False,
     )
     try:
-        client.execute(env=environment)
+        # nbclient shuts down only a kernel it made itself, unless it is told to.
+        client.execute(env=environment, cleanup_kc=True)
     except RunEnded:
         raise
     except BaseException as error:
@@ -222,29 +223,27 @@ def _ended(error: BaseException) -> RunEnded:
     return RunEnded("failed", getattr(error, "exit_code", 1), f"{type(error).__name__}: {error}")
 
 
-def _record_of(nb: Any, record_path: str | None, input_path: str | None) -> tuple[Site | None, Record | None]:
+def _record_of(
+    nb: Any, record_path: str | None, input_path: str | None
+) -> tuple[Site | None, Record | None, RunEnded | None]:
     """Join the record that ``statelesskit run`` began, or begin one; check the parameters before anything runs."""
     try:
         site = load_site(site_root(None))
     except NotFoundError:
         site = None
     if record_path:
-        return site, Record.join(Path(record_path))
-    if not input_path or not Path(input_path).is_file():
-        return site, None
+        return site, Record.join(Path(record_path)), None
     try:
-        runbook = read_runbook(Path(input_path).absolute())
-    except StatelessError:
-        return site, None  # a notebook that is no runbook: run it, truthfully, without a record of an action
+        runbook = read_runbook(Path(input_path or "").absolute())
+    except (StatelessError, OSError):
+        return site, None, None  # no runbook of ours: run it, truthfully, without the record of an action
     parameters = json.loads(json.dumps(nb.metadata.papermill.get("parameters", {})))
     record = begin_record(site, runbook, parameters) if site else None
     try:
         check(runbook.notebook, runbook.action, parameters)
     except StatelessError as error:
-        if site and record:
-            record.end("refused", error.exit_code, key=site.keys / PRIVATE, error=str(error))
-        raise RunEnded("refused", error.exit_code, str(error)) from error
-    return site, record
+        return site, record, RunEnded("refused", error.exit_code, str(error))
+    return site, record, None
 
 
 def _seal(site: Site, record: Record, nb: Any, ended: RunEnded | None) -> None:
@@ -253,6 +252,15 @@ def _seal(site: Site, record: Record, nb: Any, ended: RunEnded | None) -> None:
     record.attach("record.ipynb", nbformat.writes(nb).encode() + b"\n")
     record.attach("record.html", render_page(nb, record.path.name).encode())
     if ended is None:
-        record.end(COMPLETED, 0, key=site.keys / PRIVATE)
+        record.end(COMPLETED, 0, key=site.keys / PRIVATE, changes=_changes(record))
     else:
         record.end(ended.state, ended.exit_code, key=site.keys / PRIVATE, error=ended.message)
+
+
+def _changes(record: Record) -> str:
+    """Return in one sentence what the run changed."""
+    try:
+        plan = json.loads((record.path / "plan.json").read_bytes())
+    except FileNotFoundError:
+        return ""
+    return str(plan["summary"])

@@ -33,7 +33,7 @@ def held(path: Path, *, what: str, doing: str, wait_s: float = 0) -> Iterator[No
         LockedError: somebody else holds it; the message says who, since when, doing what.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         _acquire(fd, what, wait_s)
         holder = {

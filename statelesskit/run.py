@@ -71,7 +71,7 @@ def run(
     """
     words = [os.fspath(word) for word in argv]
     args = [find_tool(words[0]), *words[1:]]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         args,
         env=child_environment(env),
         cwd=cwd,
@@ -80,25 +80,25 @@ def run(
         stderr=subprocess.PIPE,
         text=True,
         errors="backslashreplace",
-    )
-    try:
-        if on_line:
-            out, err = _follow(process, on_line)
-        else:
-            out, err = process.communicate(stdin.decode() if stdin is not None else None, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise TimedOutError(f"{args[0]} did not end within {timeout_s:g} s") from None
-    except BaseException:
-        # Ctrl-C or a signal's exception: never leave the child behind.
-        process.terminate()
+    ) as process:  # closes the pipes, whatever happens
         try:
-            process.wait(timeout=10)
+            if on_line:
+                out, err = _follow(process, on_line)
+            else:
+                out, err = process.communicate(stdin.decode() if stdin is not None else None, timeout=timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
-        raise
+            process.communicate()
+            raise TimedOutError(f"{args[0]} did not end within {timeout_s:g} s") from None
+        except BaseException:
+            # Ctrl-C or a signal's exception: never leave the child behind.
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            raise
     if check and process.returncode:
         raise CommandError(args, process.returncode, err)
     return subprocess.CompletedProcess(args, process.returncode, out, err)

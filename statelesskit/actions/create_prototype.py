@@ -42,21 +42,21 @@ class CreatePrototype(Action):
         check_name(self.name, "prototype")
         if (site.prototypes / self.name).exists():
             raise ExistsError(f"there is already a prototype {self.name}", hint="choose another name")
-        check_source(site, self.source)
+        source = check_source(site, self.source)
         return Plan(
             verb=self.verb,
             parameters=self.as_parameters(),
-            summary=f"Create the prototype {self.name} from {self.source}.",
+            summary=f"Create the prototype {self.name} from {source}.",
             rows=[
                 {"what": "prototype", "is": self.name},
-                {"what": "source", "is": self.source},
+                {"what": "source", "is": source},
                 {"what": "free for prototypes", "is": f"{free_bytes(site.prototypes) / 1e9:.1f} GB"},
             ],
-            facts={"name": self.name, "source": self.source},
+            facts={"name": self.name, "source": source},
         )
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
         from statelesskit.prototype import create
 
-        made = create(site, self.name, self.source, note=self.note, progress=work.progress)
+        made = create(site, self.name, plan.facts["source"], note=self.note, progress=work.progress)
         return {"prototype": made.name, "tree": str(made.tree), "source": made.source, "in_directory": enter(site)}

@@ -60,8 +60,9 @@ def summary_of(path: Path) -> RecordSummary:
 
 
 def list_records(records_dir: Path) -> list[RecordSummary]:
-    """Return all records, the oldest first."""
-    return [summary_of(path) for path in record_folders(records_dir)]
+    """Return all records, the oldest first; those that tell no time stand at the beginning."""
+    found = [summary_of(path) for path in record_folders(records_dir)]
+    return sorted(found, key=lambda one: (one.began_at.timestamp() if one.began_at else 0.0, one.name))
 
 
 def record_folders(records_dir: Path) -> list[Path]:

@@ -6,7 +6,6 @@ Nouns are loaded when they are used, so that ``--help`` stays fast.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from typing import Any, NoReturn
 
@@ -73,10 +72,6 @@ def main() -> NoReturn:
         _fail(error)
     except (click.Abort, KeyboardInterrupt):
         _fail(CancelledError("stopped"))
-    except BrokenPipeError:
-        # Whoever read our output has gone; that is no failure of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except PermissionError as error:
         _fail(PermissionNeededError(f"{error.filename}: {error.strerror}", hint="run it as the site's user (sudo)"))
 

@@ -24,17 +24,25 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     from statelesskit.audit.listing import list_records
     from statelesskit.cli import output
 
-    rows = []
-    for one in list_records(site_of(ctx).records):
-        row = asdict(one)
-        for name in ("began_at", "ended_at"):
-            row[name] = row[name].isoformat(timespec="seconds") if row[name] else None
-        rows.append(row)
+    found = list_records(site_of(ctx).records)
     if as_json:
-        for row in rows:
-            output.json_line(row)
-    else:
-        output.table(rows, empty="there are no records yet")
+        for one in found:
+            times = {"began_at": one.began_at, "ended_at": one.ended_at}
+            output.json_line(asdict(one) | {name: at.isoformat() if at else None for name, at in times.items()})
+        return
+    output.table(
+        (
+            {
+                "record": one.name,
+                "user": one.user,
+                "state": one.state,
+                "began at": f"{one.began_at:%Y-%m-%d %H:%M:%S}" if one.began_at else "",
+                "what it changed": one.changes,
+            }
+            for one in found
+        ),
+        empty="there are no records yet",
+    )
 
 
 @audit.command()

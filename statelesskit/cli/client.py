@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from statelesskit.actions.add_client import AddClient
@@ -13,7 +16,13 @@ def client() -> None:
     """Machines, and what each is told to run."""
 
 
-client.add_command(action_command(AddClient, text="Enter a machine, and say which channel it follows."))
+def _show_added(result: Mapping[str, Any]) -> None:
+    click.echo(f"record  {result['record']}")
+
+
+client.add_command(
+    action_command(AddClient, show=_show_added, text="Enter a machine, and say which channel it follows.")
+)
 
 
 @client.command("list")

@@ -54,7 +54,7 @@ def start(site: Site, timeout_s: float = 15) -> Status:
         PermissionNeededError: we are not the site's owner.
         TimedOutError: it runs but does not answer.
     """
-    _check_caller(site, root_may=False)
+    _check_caller(site)
     with _locked(site, "starting it", timeout_s):
         if not _answers(site):
             prepare(site)
@@ -70,7 +70,7 @@ def stop(site: Site, timeout_s: float = 15) -> None:
     """End the private slapd and wait until it is gone; nothing happens if it does not run.
 
     Raises:
-        PermissionNeededError: we are neither root nor the site's owner.
+        PermissionNeededError: we are not the site's owner.
         TimedOutError: it is still there.
     """
     _check_caller(site)
@@ -91,16 +91,16 @@ def status(site: Site) -> Status:
     Raises:
         PermissionNeededError: we are neither root nor the site's owner, so we cannot know.
     """
-    _check_caller(site)
+    _check_caller(site, or_root=True)
     with _process(site) as found:
         return Status(_answers(site), found[0] if found else None, ldapi_uri(site), ldaps_uri(site))
 
 
-def _check_caller(site: Site, *, root_may: bool = True) -> None:
-    # slapd runs as the site's owner. Root must not start it for another: it would write, as root,
-    # into a folder where that user can put links.
+def _check_caller(site: Site, *, or_root: bool = False) -> None:
+    # slapd runs as the site's owner. Root must not start or stop it for another: it would write, as
+    # root, into folders where that user can put links.
     owner = site.root.stat().st_uid
-    if os.geteuid() != owner and not (root_may and os.geteuid() == 0):
+    if os.geteuid() != owner and not (or_root and os.geteuid() == 0):
         raise PermissionNeededError(
             f"the site {site.root} belongs to the user with the number {owner}",
             hint=f"run the same command as that user: sudo -u '#{owner}' …",

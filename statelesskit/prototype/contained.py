@@ -201,6 +201,7 @@ def main(settings: dict[str, Any], argv: list[str]) -> int:
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != settings["parent"]:
         return 125  # it died before we could ask to be told
+    os.umask(0o022)
     namespaces = CLONE_NEWNS | CLONE_NEWPID
     if settings.get("tree"):
         namespaces |= CLONE_NEWUTS | CLONE_NEWIPC | (0 if settings["network"] else CLONE_NEWNET)

@@ -64,8 +64,8 @@ def require_root_tree(tree: Path, what: str) -> None:
     """Raise UsageError if a folder does not look like the root of a Linux system."""
     if not tree.is_dir():
         raise UsageError(f"{what} is no root tree: it is no folder")
-    lacking = [] if (tree / "etc").is_dir() else ["etc/"]
-    if not (tree / "usr").is_dir() and not (tree / "bin").is_dir():
+    lacking = [] if _has_folder(tree, "etc") else ["etc/"]
+    if not _has_folder(tree, "usr") and not _has_folder(tree, "bin"):
         lacking.append("usr/ or bin/")
     if lacking:
         found = sorted(printable(path.name) for path in tree.iterdir())
@@ -74,6 +74,10 @@ def require_root_tree(tree: Path, what: str) -> None:
             f"{what} is no root tree: looked for {' and '.join(lacking)}, found {shown or 'nothing'}",
             hint="give the folder (or the archive) whose top is the system's /",
         )
+
+
+def _has_folder(tree: Path, name: str) -> bool:
+    return (tree / name).is_dir() and not (tree / name).is_symlink()
 
 
 def run_to_the_end(argv: Sequence[str | Path], progress: Progress) -> None:

@@ -15,6 +15,7 @@ from statelesskit.directory import (
     Channel,
     Client,
     Directory,
+    Group,
     PrototypeEntry,
     SnapshotEntry,
     assignments,
@@ -370,8 +371,8 @@ def test_groups_that_others_made(site: Site, fleet: Directory) -> None:
         ),
     )
     empty, lab = fleet.groups()
-    assert (lab.name, lab.members, lab.channel, lab.priority) == ("lab", {"c1", "c2"}, "desktop/stable", 7)
-    assert (empty.members, empty.channel, empty.priority) == (frozenset(), None, 1000)
+    assert lab == Group("lab", frozenset({"c1", "c2"}), "desktop/stable", priority=7)
+    assert empty == Group("empty", frozenset(), priority=1000)
     for client, found in assignments(fleet):
         assert found.snapshot == ONE
         assert found.because[0] == f"{client.name} is in group lab, which follows channel desktop/stable (priority 7)"
@@ -415,7 +416,7 @@ def test_hostile_names_reach_no_server(fleet: Directory, text: str) -> None:
         lambda: fleet.set_snapshot_state(text, "staged", "tested"),
     ):
         with pytest.raises(NameInvalidError):
-            ask()  # type: ignore[no-untyped-call]
+            ask()
     assert fleet.operations.total() == 0
 
 

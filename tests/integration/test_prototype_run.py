@@ -12,9 +12,9 @@ import pytest
 from test_prototype_create import describe, processes_with, small_root, wait_until_gone
 
 from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
-from statelesskit.errors import LockedError, UsageError
+from statelesskit.errors import EnvironmentLacksError, LockedError, UsageError
 from statelesskit.lock import held
-from statelesskit.prototype import Prototype, create, run_in
+from statelesskit.prototype import Prototype, create, run_in, sandbox
 from statelesskit.prototype.sources.debian import host_targets
 
 pytestmark = pytest.mark.root
@@ -119,15 +119,23 @@ def test_a_command_that_is_none_is_named(site: Site, desktop: Prototype, argv: l
 
 
 @pytest.mark.parametrize("name", ["proc", "sys", "dev", "run", "tmp"])
-def test_a_tree_cannot_lead_mounts_astray(site: Site, desktop: Prototype, name: str, tmp_path: Path) -> None:
+def test_a_tree_cannot_lead_mounts_astray(
+    site: Site, desktop: Prototype, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
     (desktop.tree / name).rmdir()
     with pytest.raises(UsageError, match=f"no folder {name}/"):
         run_in(desktop, ["true"], site=site)
-    (desktop.tree / name).symlink_to(tmp_path)
-    before, mounted = describe(tmp_path), mounts()
+    (desktop.tree / name).symlink_to(outside)
+    before, mounted = (describe(outside), describe(desktop.tree)), mounts()
     with pytest.raises(UsageError, match=f"no folder {name}/"):
         run_in(desktop, ["true"], site=site)
-    assert (describe(tmp_path), mounts()) == (before, mounted)
+    # And without that check: the symlink is followed inside the tree, where it leads nowhere.
+    monkeypatch.setattr(sandbox, "_require_mount_points", lambda tree: None)
+    with pytest.raises(EnvironmentLacksError, match="mount"):
+        run_in(desktop, ["true"], site=site)
+    assert ((describe(outside), describe(desktop.tree)), mounts()) == (before, mounted)
 
 
 def test_without_network_there_is_none(site: Site, desktop: Prototype, capfd: pytest.CaptureFixture[str]) -> None:
@@ -143,9 +151,9 @@ def test_what_the_command_left_running_ends_with_it(site: Site, desktop: Prototy
 
 
 def test_a_busy_prototype_is_locked(site: Site, desktop: Prototype) -> None:
-    with held(site.lock_file("prototype/desktop"), what="prototype desktop", doing="snapshot take"):
-        with pytest.raises(LockedError, match="snapshot take"):
-            run_in(desktop, ["true"], site=site)
+    busy = held(site.lock_file("prototype/desktop"), what="prototype desktop", doing="snapshot take")
+    with busy, pytest.raises(LockedError, match="snapshot take"):
+        run_in(desktop, ["true"], site=site)
 
 
 RUN = """

@@ -69,4 +69,4 @@ def test_unknown_name_is_an_attribute_error() -> None:
     from statelesskit import directory
 
     with pytest.raises(AttributeError, match="no attribute 'Clint'"):
-        _ = directory.Clint  # type: ignore[attr-defined]
+        _ = directory.Clint

@@ -21,6 +21,7 @@ def check(site: Site, argument: str) -> str:
 def build(argument: str, tree: Path, progress: Progress) -> None:
     progress.stage("unpacking the archive")
     tree.mkdir()
+    tree.chmod(0o755)  # whatever our umask; an archive that holds "./" says otherwise
     # Nothing leaves the tree: GNU tar drops a leading "/", fails on "..", and makes a symlink that leads
     # out of the folder only when every other member is written.
     run_to_the_end(

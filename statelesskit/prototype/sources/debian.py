@@ -163,12 +163,17 @@ def _unbind_from_host(tree: Path, sources: str) -> None:
     (apt / "sources.list.d/0000host.sources").rename(apt / "sources.list.d/host.sources")
     (tree / "etc/hostname").unlink(missing_ok=True)
     # Kept as an empty file: the network that a machine boots in writes it.
-    (tree / "etc/resolv.conf").write_text("", encoding="utf-8")
-    for key in re.findall(r"^Signed-By: (/\S+)$", sources, flags=re.MULTILINE):
-        inside = tree / key.lstrip("/")
-        if not inside.exists():
-            inside.parent.mkdir(parents=True, exist_ok=True)
-            inside.write_bytes(Path(key).read_bytes())
+    resolv_conf = tree / "etc/resolv.conf"
+    resolv_conf.unlink(missing_ok=True)
+    resolv_conf.touch()
+    resolv_conf.chmod(0o644)
+    for keys in re.findall(r"^Signed-By: (/.*)$", sources, flags=re.MULTILINE):
+        for key in re.split(r"[,\s]+", keys):
+            inside = tree / key.lstrip("/")
+            if not inside.exists():
+                inside.parent.mkdir(parents=True, exist_ok=True)
+                inside.write_bytes(Path(key).read_bytes())
+                inside.chmod(0o644)
 
 
 SOURCE = Source(
