@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import tempfile
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-import click
 import nbformat
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -26,27 +30,14 @@ from statelesskit.audit.cells import cell_digests
 from statelesskit.audit.keys import PRIVATE
 from statelesskit.audit.records import Record
 from statelesskit.config import Site, load_site, site_root
-from statelesskit.errors import NotFoundError, StatelessError
+from statelesskit.errors import CancelledError, NotFoundError, StatelessError
 from statelesskit.page import render_page
 from statelesskit.runbook.find import read_runbook
-from statelesskit.runbook.launch import RECORD_VARIABLE, SITE_VARIABLE, begin_record, progress_file
+from statelesskit.runbook.launch import RECORD_VARIABLE, SITE_VARIABLE, RunEnded, begin_record, progress_file
 from statelesskit.runbook.parameters import check
-from statelesskit.service import stopped_by_signals
+from statelesskit.service import STOPPING
 
 COMPLETED, NOT_RUN = "completed", "not-run"
-
-
-class RunEnded(click.ClickException):
-    """A run did not complete. papermill's command line prints it and exits with its code.
-
-    Attributes:
-        state: how it ended.
-    """
-
-    def __init__(self, state: str, exit_code: int, message: str) -> None:
-        super().__init__(message)
-        self.state = state
-        self.exit_code = exit_code  # type: ignore[misc] # click reads it from the instance, and declares it for the class
 
 
 class TruthfulEngine(Engine):  # type: ignore[misc]
@@ -74,8 +65,7 @@ class TruthfulEngine(Engine):  # type: ignore[misc]
         manager.notebook_start()
         try:
             if ended is None:
-                with stopped_by_signals():
-                    _run_cells(manager, kernel_name, log_output, site, record, kwargs)
+                _run_cells(manager, kernel_name, log_output, site, record, kwargs)
         except RunEnded as error:
             ended = error
         finally:
@@ -140,37 +130,49 @@ class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
 
 
 class _Client(PapermillNotebookClient):  # type: ignore[misc]
-    """Runs cell after cell until one does not complete."""
+    """Runs cell after cell until one does not complete, or a signal asks to stop.
+
+    A signal raises nothing here, where half-done reads of the kernel's sockets would be left behind. It
+    interrupts the kernel, so that the cell ends by itself and its ``finally`` runs; one that does not end
+    within ``GRACE_S``, or a second signal, has it killed.
+    """
+
+    GRACE_S = 10
+    cancelled = False
 
     def papermill_execute_cells(self) -> None:
         manager: TruthfulManager = self.nb_man
         for index, cell in enumerate(self.nb.cells):
-            state, ended = COMPLETED, None
+            ended: RunEnded | None = None
+            if self.cancelled:
+                raise _ended(CancelledError("stopped by a signal"))
             try:
                 manager.cell_start(cell, index)
                 self.execute_cell(cell, index)
             except BaseException as error:
-                ended = _ended(error)
-                state = "failed" if ended.state == "refused" else ended.state
-                if ended.state == "cancelled" and self.km is not None:
-                    # Let the cell's own `finally` run before the kernel is shut down.
-                    self._interrupt()
+                ended = _ended(CancelledError("stopped by a signal") if self.cancelled else error)
+            state = COMPLETED if ended is None else "failed" if ended.state == "refused" else ended.state
             manager.cell_ended(self.nb.cells[index], index, state)
             if ended is not None:
                 raise ended
 
-    def _interrupt(self) -> None:
-        try:
-            self._wait(self.km.interrupt_kernel())
-            self._wait(self.kc._async_get_shell_msg(timeout=5))
-        except Exception as error:  # the kernel may be gone by now; it is shut down next in any case
-            self.log.info(f"while interrupting: {error}")
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal that asks to stop."""
+        if self.cancelled:
+            self._signal_kernel(signal.SIGKILL)
+            return
+        self.cancelled = True
+        self._signal_kernel(signal.SIGINT)
+        last_resort = threading.Timer(self.GRACE_S, self._signal_kernel, [signal.SIGKILL])
+        last_resort.daemon = True
+        last_resort.start()
 
-    @staticmethod
-    def _wait(coroutine: Any) -> None:
-        from jupyter_core.utils import ensure_async, run_sync
-
-        run_sync(ensure_async)(coroutine)
+    def _signal_kernel(self, number: int) -> None:
+        """Signal the kernel and what it started; it leads a process group of its own."""
+        pid: int | None = getattr(self.km.provisioner, "pid", None)
+        with suppress(ProcessLookupError):
+            if pid:
+                os.killpg(pid, number)
 
 
 def _run_cells(
@@ -185,26 +187,39 @@ def _run_cells(
     environment.pop(RECORD_VARIABLE, None)
     if site is not None and record is not None:
         environment |= {SITE_VARIABLE: str(site.root), RECORD_VARIABLE: str(record.path)}
-    timeout = options.get("execution_timeout") or options.get("timeout")
-    client = _Client(
-        manager,
-        # Sockets in a folder of our own instead of TCP ports that every local user may connect to.
-        km=AsyncKernelManager(kernel_name=kernel_name, transport="ipc"),
-        kernel_name=kernel_name,
-        timeout=timeout,
-        startup_timeout=options.get("start_timeout", 60),
-        log_output=log_output,
-        stdout_file=options.get("stdout_file"),
-        stderr_file=options.get("stderr_file"),
-        store_widget_state=False,
-    )
+    # Sockets in a folder of its own, where TCP ports would be open to every local user; without a name of
+    # its own all kernels of one working folder would share theirs.
+    with tempfile.TemporaryDirectory(prefix="statelesskit-") as sockets:
+        kernel = AsyncKernelManager(kernel_name=kernel_name, transport="ipc")
+        kernel.connection_file, kernel.ip = f"{sockets}/kernel.json", f"{sockets}/kernel"
+        client = _Client(
+            manager,
+            km=kernel,
+            kernel_name=kernel_name,
+            timeout=options.get("execution_timeout") or options.get("timeout"),
+            startup_timeout=options.get("start_timeout", 60),
+            log_output=log_output,
+            stdout_file=options.get("stdout_file"),
+            stderr_file=options.get("stderr_file"),
+            store_widget_state=False,
+        )
+        _execute(client, environment)
+
+
+def _execute(client: _Client, environment: dict[str, str]) -> None:
+    # Only the main thread may set handlers; whoever runs us in another one stops us in their own way.
+    ours = (signal.SIGINT, *STOPPING) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: signal.signal(number, client.stop) for number in ours}
     try:
         # nbclient shuts down only a kernel it made itself, unless it is told to.
         client.execute(env=environment, cleanup_kc=True)
     except RunEnded:
         raise
     except BaseException as error:
-        raise _ended(error) from error
+        raise _ended(CancelledError("stopped by a signal") if client.cancelled else error) from error
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _ended(error: BaseException) -> RunEnded:
@@ -218,8 +233,8 @@ def _ended(error: BaseException) -> RunEnded:
         return RunEnded("timed-out", errors.TimedOutError.exit_code, "a cell took longer than it may")
     if isinstance(error, DeadKernelError):
         return RunEnded("kernel-died", errors.KernelDiedError.exit_code, "the kernel died")
-    if isinstance(error, (KeyboardInterrupt, errors.CancelledError)):
-        return RunEnded("cancelled", errors.CancelledError.exit_code, "stopped by a signal")
+    if isinstance(error, (KeyboardInterrupt, CancelledError)):
+        return RunEnded("cancelled", CancelledError.exit_code, "stopped by a signal")
     return RunEnded("failed", getattr(error, "exit_code", 1), f"{type(error).__name__}: {error}")
 
 

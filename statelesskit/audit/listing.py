@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from math import inf
 from pathlib import Path
 
 from statelesskit.audit import events, process
@@ -60,9 +61,9 @@ def summary_of(path: Path) -> RecordSummary:
 
 
 def list_records(records_dir: Path) -> list[RecordSummary]:
-    """Return all records, the oldest first; those that tell no time stand at the beginning."""
+    """Return all records, the oldest first; those that tell no time stand at the end."""
     found = [summary_of(path) for path in record_folders(records_dir)]
-    return sorted(found, key=lambda one: (one.began_at.timestamp() if one.began_at else 0.0, one.name))
+    return sorted(found, key=lambda one: (one.began_at.timestamp() if one.began_at else inf, one.name))
 
 
 def record_folders(records_dir: Path) -> list[Path]:

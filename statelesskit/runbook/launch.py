@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
+
 from statelesskit.audit.keys import PRIVATE
 from statelesskit.audit.records import Record
 from statelesskit.config import Site
@@ -31,6 +33,19 @@ class Ended:
     exit_code: int
     record: str
     error: str
+
+
+class RunEnded(click.ClickException):
+    """A run did not complete. papermill's command line prints it and exits with its code.
+
+    Attributes:
+        state: how it ended.
+    """
+
+    def __init__(self, state: str, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.state = state
+        self.exit_code = exit_code  # type: ignore[misc] # click reads it from the instance, and declares it for the class
 
 
 def run_runbook(site: Site, runbook: Runbook, parameters: Mapping[str, Any], *, run_id: str = "") -> Ended:
@@ -56,8 +71,6 @@ def begin_record(site: Site, runbook: Runbook, parameters: Mapping[str, Any], ru
 
 def _papermill(site: Site, runbook: Runbook, parameters: Mapping[str, Any], record: Record) -> Ended:
     import papermill
-
-    from statelesskit.engine import RunEnded
 
     os.environ[SITE_VARIABLE] = str(site.root)
     try:

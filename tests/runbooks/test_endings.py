@@ -1,0 +1,132 @@
+"""However a run ends, its notebook and its record say so, and no cell that did not run reads completed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from statelesskit.audit.listing import list_records
+from statelesskit.audit.verify import verify_record
+from statelesskit.runbook.find import runbook_folder
+from tests.runbooks.conftest import Fleet
+
+pytestmark = [pytest.mark.slapd, pytest.mark.kernel, pytest.mark.root]
+
+
+def runbook_with(cell: str, path: Path) -> Path:
+    """Copy a runbook, with another cell after its check and a plain one after that."""
+    notebook = nbformat.read(runbook_folder() / "30-take-snapshot.ipynb", as_version=4)
+    added = [nbformat.v4.new_code_cell(cell), nbformat.v4.new_code_cell("print('after')")]
+    notebook.cells = [*notebook.cells[:3], *added]
+    nbformat.write(notebook, path)
+    return path
+
+
+def start(fleet: Fleet, runbook: Path, output: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(Path(sys.executable).with_name("papermill")), "--engine", "statelesskit", "--no-progress-bar",
+         str(runbook), str(output), "-p", "prototype", "desktop", *words],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(output.parent), "STATELESSKIT_SITE": str(fleet.site.root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def told(fleet: Fleet, output: Path) -> tuple[str, int | None, list[str]]:
+    """Return what record and notebook say; they must say the same, and the record must be intact."""
+    summary = list_records(fleet.site.records)[-1]
+    record = fleet.site.records / summary.name
+    assert verify_record(record, (fleet.site.keys / "record.pub").read_text()) == []
+    inside: dict[str, Any] = json.loads((record / "record.ipynb").read_text())
+    assert inside["cells"] == json.loads(output.read_text())["cells"]
+    assert inside["metadata"]["statelesskit"]["state"] == summary.state
+    assert inside["metadata"]["papermill"]["end_time"]
+    states = [cell["metadata"]["papermill"]["status"] for cell in inside["cells"]]
+    return summary.state, summary.exit_code, states
+
+
+ENDINGS = {
+    "completed": ("x = 1", (), 0, "completed"),
+    "an exception": ("1 / 0", (), 1, "failed"),
+    "exit 0 in a cell": ("import sys; sys.exit(0)", (), 1, "failed"),
+    "a refusal": (
+        "from statelesskit.errors import RefusedError; raise RefusedError('no', hint='do not')", (), 3, "failed"
+    ),
+    "a timeout": ("import time; time.sleep(60)", ("--execution-timeout", "2"), 5, "timed-out"),
+    "the kernel killed": ("import os; os.kill(os.getpid(), 9)", (), 6, "kernel-died"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_ending(fleet: Fleet, tmp_path: Path, name: str) -> None:
+    cell, words, code, cell_state = ENDINGS[name]
+    output = tmp_path / "out.ipynb"
+    with start(fleet, runbook_with(cell, tmp_path / "30-trial.ipynb"), output, *words) as process:
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == code, text
+    state, recorded, states = told(fleet, output)
+    assert recorded == code
+    assert state == {"failed": "refused" if code == 3 else "failed"}.get(cell_state, cell_state)
+    rest = "completed" if code == 0 else "not-run"
+    assert states == [*["completed"] * 4, cell_state, rest]  # title, parameters, given parameters, check
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_cancels_and_says_so(fleet: Fleet, tmp_path: Path, number: signal.Signals) -> None:
+    output, began, cleaned = tmp_path / "out.ipynb", tmp_path / "began", tmp_path / "cleaned"
+    cell = (
+        f"import pathlib, time, os\ntry:\n    pathlib.Path({str(began)!r}).write_text(str(os.getpid()))\n"
+        f"    time.sleep(60)\nfinally:\n    pathlib.Path({str(cleaned)!r}).touch()"
+    )
+    with start(fleet, runbook_with(cell, tmp_path / "30-trial.ipynb"), output) as process:
+        deadline = time.monotonic() + 30
+        while not (began.exists() and began.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        kernel = int(began.read_text())
+        process.send_signal(number)
+        text = process.communicate(timeout=30)[0]
+    assert process.returncode == 143, text
+    assert cleaned.exists(), "the cell's finally did not run"
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+    state, code, states = told(fleet, output)
+    assert (state, code) == ("cancelled", 143)
+    assert states[-2:] == ["cancelled", "not-run"]
+
+
+def test_a_run_that_vanished_is_lost(fleet: Fleet, tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    cell = f"import pathlib, time; pathlib.Path({str(began)!r}).touch(); time.sleep(60)"
+    with start(fleet, runbook_with(cell, tmp_path / "30-trial.ipynb"), tmp_path / "out.ipynb") as process:
+        deadline = time.monotonic() + 30
+        while not began.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list_records(fleet.site.records)[-1].state == "running"
+        process.kill()
+        process.communicate(timeout=30)
+    summary = list_records(fleet.site.records)[-1]
+    assert summary.state == "lost"
+    (row,) = fleet.json("audit", "list")[-1:]
+    assert row["state"] == "lost"
+    states = [
+        cell["metadata"]["papermill"]["status"]
+        for cell in json.loads((fleet.site.records / summary.name / "record.ipynb").read_text())["cells"]
+    ]
+    assert states[-2:] == ["running", "pending"]
+    done = fleet.run("audit", "verify")
+    assert done.returncode == 1
+    assert summary.name in done.stdout
+    # The next test wants a clean list.
+    import shutil
+
+    shutil.rmtree(fleet.site.records / summary.name)
