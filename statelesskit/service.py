@@ -89,6 +89,8 @@ def _perform(site: Site, action: Action, confirm: str, record: Record, progress:
         check_confirmed(plan, confirm)
         record.event("confirmed", by=user_name(), how=confirm)
         if plan.changes:
+            # With this and no "applied" after it, a run that was stopped may have done it or not.
+            record.event("applying")
             result = action.apply(site, plan, Work(user_name(), record.name, progress))
         else:
             result = action.unchanged(plan)

@@ -12,6 +12,8 @@ import pytest
 from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
 from statelesskit.run import SYSTEM_PATH
 
+pytest_plugins = ["tests.fleet"]
+
 CI = os.environ.get("CI", "") not in ("", "0", "false")
 CAPABILITIES = {
     "slapd": shutil.which("slapd", path=SYSTEM_PATH) is not None,

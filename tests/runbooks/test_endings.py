@@ -17,7 +17,7 @@ import pytest
 from statelesskit.audit.listing import list_records
 from statelesskit.audit.verify import verify_record
 from statelesskit.runbook.find import runbook_folder
-from tests.runbooks.conftest import Fleet
+from tests.fleet import Fleet
 
 pytestmark = [pytest.mark.slapd, pytest.mark.kernel, pytest.mark.root]
 

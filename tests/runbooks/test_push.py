@@ -15,7 +15,7 @@ from statelesskit.audit.verify import verify_record
 from statelesskit.config import Site
 from statelesskit.runbook.find import runbook_folder
 from statelesskit.runbook.launch import new_run_id, run_log, start_detached
-from tests.runbooks.conftest import Fleet
+from tests.fleet import Fleet
 
 pytestmark = [pytest.mark.slapd, pytest.mark.kernel, pytest.mark.root]
 RUNBOOK = runbook_folder() / "71-push-snapshot.ipynb"
@@ -172,7 +172,7 @@ def test_a_detached_run_outlives_nothing_but_itself(fleet: Fleet) -> None:
 
 
 def test_the_other_runbooks_run_headless(fleet: Fleet, tmp_path: Path) -> None:
-    from tests.runbooks.conftest import small_root
+    from tests.fleet import small_root
 
     tree = small_root(tmp_path / "tree")
     done = fleet.run("run", "20-create-prototype", "-p", "name=lab", "-p", f"source=dir:{tree}", "-p", "confirm=auto")

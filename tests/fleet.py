@@ -1,5 +1,7 @@
-"""A running site with two snapshots, a channel and four clients, made once and handed out as copies of nothing:
-each test moves the channel itself and says from where."""
+"""A running site with two snapshots, a channel and four clients; made once for each process that tests.
+
+Each test moves the channel itself and says from where.
+"""
 
 from __future__ import annotations
 
