@@ -16,11 +16,22 @@ header { border-bottom: 2px solid #1a1a1a; margin-bottom: 1rem } .jp-InputPrompt
 """
 
 
+# What a page may hold: text and tables. bleach takes everything else away.
+TAGS = frozenset(
+    "a b blockquote br caption code div em h1 h2 h3 h4 h5 h6 hr i li ol p pre s span strong sub sup "
+    "table tbody td tfoot th thead tr ul".split()
+)
+ATTRIBUTES = {"*": ["class", "colspan", "rowspan", "scope"]}
+
+
 def render_page(nb: Any, record: str) -> str:
     """Return the page. HTML in outputs is sanitised, and the page's policy forbids what might be left."""
     from nbconvert import HTMLExporter
 
-    exporter: Any = HTMLExporter(template_name="basic", sanitize_html=True, embed_images=True)  # type: ignore[no-untyped-call]
+    exporter: Any = HTMLExporter(  # type: ignore[no-untyped-call]
+        template_name="basic", sanitize_html=True, embed_images=True, exclude_anchor_links=True
+    )
+    exporter.register_filter("clean_html", _cleaned)
     body, _ = exporter.from_notebook_node(nb)
     head = nb.metadata.get("papermill", {})
     state = nb.metadata.get("statelesskit", {}).get("state", "")
@@ -32,3 +43,10 @@ def render_page(nb: Any, record: str) -> str:
         f'<header><h1>{html.escape(record)}</h1><p><span class="state">{html.escape(str(state))}</span>, '
         f"{html.escape(facts)}</p></header>{body}</body></html>\n"
     )
+
+
+def _cleaned(element: object) -> str:
+    import bleach
+
+    text = element.decode() if isinstance(element, bytes) else str(element)
+    return str(bleach.clean(text, tags=TAGS, attributes=ATTRIBUTES, protocols=["https"], strip=True))

@@ -37,7 +37,7 @@ class _Push(Action):
         channel, snapshot, moves = push.channel, push.snapshot, push.moves
         changes = channel.snapshot != snapshot.name
         summary = (
-            f"Move {channel_name} from {channel.snapshot} to {snapshot_name}: {len(moves)} clients change."
+            f"Move {channel_name} from {channel.snapshot} to {snapshot_name}: {len(moves)} client{'s' if len(moves) != 1 else ''} to change."
             if changes
             else f"{channel_name} already points at {snapshot_name}; there is nothing to do."
         )
@@ -66,7 +66,7 @@ class _Push(Action):
                 "clients": [[move.client, move.before, move.after, move.because] for move in moves],
                 "forecast_bytes": push.forecast_bytes,
             },
-            notes=[f"{count} clients do not change: {why}" for why, count in push.unmoved.items() if count],
+            notes=[f"unchanged ({why}): {count}" for why, count in push.unmoved.items() if count],
             changes=changes,
             guard=_guard(site, snapshot.name, snapshot.state, len(moves)),
         )

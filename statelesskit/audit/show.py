@@ -15,6 +15,8 @@ from statelesskit.audit.records import EVENTS
 from statelesskit.errors import AuditError
 from statelesskit.names import printable
 
+MACHINE = {"boot_id", "files", "left_out", "pid", "process_started"}  # facts that `verify` reads, not people
+
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
@@ -50,5 +52,9 @@ def describe(path: Path) -> RecordView:
 
 
 def _text(event: Event) -> str:
-    shown = {key: value if isinstance(value, str) else json.dumps(value) for key, value in event.facts.items()}
+    shown = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in event.facts.items()
+        if key not in MACHINE and not key.endswith("sha256")
+    }
     return printable(", ".join(f"{key}: {value}" for key, value in shown.items()))
