@@ -35,23 +35,32 @@ def records(site: Site) -> pd.DataFrame:
     return pd.DataFrame([asdict(summary) for summary in list_records(site.records)])
 
 
+ROWS = 200  # a table in a notebook shows no more; the rest is counted
+
+
 class Shown:
     """Rows as a notebook shows them: a static table that stays in the saved file, every value escaped."""
 
     def __init__(self, title: str, rows: Iterable[Mapping[str, Any]], notes: Iterable[str] = ()) -> None:
-        self.title, self.notes = title, list(notes)
-        self.frame = pd.DataFrame([{name: _cell(value) for name, value in row.items()} for row in rows])
+        rows = list(rows)
+        more = [f"and {len(rows) - ROWS} more"] if len(rows) > ROWS else []
+        self.title, self.notes = printable(title), [printable(note) for note in (*more, *notes)]
+        shown = [{printable(name): _cell(value) for name, value in row.items()} for row in rows[:ROWS]]
+        self.frame = pd.DataFrame(shown)
 
     def _repr_html_(self) -> str:
         with pd.option_context("display.max_colwidth", None):
-            table = self.frame.to_html(index=False, escape=True, border=0) if len(self.frame) else "<p>nothing</p>"
-        notes = "".join(f"<li>{html.escape(printable(note))}</li>" for note in self.notes)
-        return f"<h4>{html.escape(printable(self.title))}</h4>{table}" + (f"<ul>{notes}</ul>" if notes else "")
+            # JupyterLab aligns the cells of its tables to the right, which suits numbers only.
+            table = self.frame.to_html(index=False, escape=True, border=0, classes="statelesskit")
+        style = "<style>.statelesskit th, .statelesskit td { text-align: left !important }</style>"
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        body = style + table if len(self.frame) else "" if notes else "<p>nothing</p>"
+        return f"<h4>{html.escape(self.title)}</h4>{body}" + (f"<ul>{notes}</ul>" if notes else "")
 
     def __repr__(self) -> str:
         with pd.option_context("display.max_colwidth", None, "display.width", 200):
-            table = self.frame.to_string(index=False) if len(self.frame) else "nothing"
-        return "\n".join([printable(self.title), table, *(f"- {printable(note)}" for note in self.notes)])
+            table = [self.frame.to_string(index=False)] if len(self.frame) else [] if self.notes else ["nothing"]
+        return "\n".join([self.title, *table, *(f"- {note}" for note in self.notes)])
 
 
 def _cell(value: Any) -> str:

@@ -17,10 +17,11 @@ header { border-bottom: 2px solid #1a1a1a; margin-bottom: 1rem } .jp-InputPrompt
 
 
 # What a page may hold: text and tables. bleach takes everything else away.
-TAGS = frozenset(
-    "a b blockquote br caption code div em h1 h2 h3 h4 h5 h6 hr i li ol p pre s span strong sub sup "
-    "table tbody td tfoot th thead tr ul".split()
+TEXT_TAGS = frozenset(
+    ("a", "b", "blockquote", "br", "code", "em", "i", "p", "pre", "s", "span", "strong", "sub", "sup")
 )
+BLOCK_TAGS = frozenset(("div", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "ul"))
+TABLE_TAGS = frozenset(("caption", "table", "tbody", "td", "tfoot", "th", "thead", "tr"))
 ATTRIBUTES = {"*": ["class", "colspan", "rowspan", "scope"]}
 
 
@@ -49,4 +50,8 @@ def _cleaned(element: object) -> str:
     import bleach
 
     text = element.decode() if isinstance(element, bytes) else str(element)
-    return str(bleach.clean(text, tags=TAGS, attributes=ATTRIBUTES, protocols=["https"], strip=True))
+    return str(
+        bleach.clean(
+            text, tags=TEXT_TAGS | BLOCK_TAGS | TABLE_TAGS, attributes=ATTRIBUTES, protocols=["https"], strip=True
+        )
+    )

@@ -139,10 +139,13 @@ def ending_of(error: BaseException) -> tuple[str, int, str]:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Turn the signals that ask us to stop into CancelledError, so that everything is cleaned up."""
+    """Turn the signals that ask us to stop into KeyboardInterrupt, so that everything is cleaned up.
+
+    It is no Exception, which a library might catch and hide in one of its own.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise CancelledError(f"stopped by {signal.Signals(number).name}")
+        raise KeyboardInterrupt(signal.Signals(number).name)
 
     try:
         before = {number: signal.signal(number, stop) for number in STOPPING}

@@ -36,8 +36,9 @@ class _Push(Action):
             push = plan_push(site, directory, channel_name, snapshot_name)
         channel, snapshot, moves = push.channel, push.snapshot, push.moves
         changes = channel.snapshot != snapshot.name
+        clients = f"{len(moves)} client{'s' if len(moves) != 1 else ''}"
         summary = (
-            f"Move {channel_name} from {channel.snapshot} to {snapshot_name}: {len(moves)} client{'s' if len(moves) != 1 else ''} to change."
+            f"Move {channel_name} from {channel.snapshot} to {snapshot_name}: {clients} to change."
             if changes
             else f"{channel_name} already points at {snapshot_name}; there is nothing to do."
         )

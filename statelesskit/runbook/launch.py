@@ -14,11 +14,12 @@ from typing import Any
 import click
 
 from statelesskit.audit.keys import PRIVATE
+from statelesskit.audit.listing import state_of
 from statelesskit.audit.records import Record
 from statelesskit.config import Site
-from statelesskit.errors import StatelessError
 from statelesskit.runbook.find import Runbook
 from statelesskit.runbook.parameters import check
+from statelesskit.service import ending_of, stopped_by_signals
 
 ENGINE = "statelesskit"
 RECORD_VARIABLE = "STATELESSKIT_RECORD"  # tells the kernel which record it is part of
@@ -54,13 +55,17 @@ def run_runbook(site: Site, runbook: Runbook, parameters: Mapping[str, Any], *, 
     Raises:
         ParameterError: refused before anything ran; the refusal is recorded.
     """
-    record = begin_record(site, runbook, parameters, run_id)
-    try:
-        check(runbook.notebook, runbook.action, parameters)
-    except StatelessError as error:
-        record.end("refused", error.exit_code, key=site.keys / PRIVATE, error=str(error))
-        raise
-    return _papermill(site, runbook, parameters, record)
+    # From here on a signal ends the record; papermill takes a second to import before the engine can.
+    with stopped_by_signals():
+        record = begin_record(site, runbook, parameters, run_id)
+        try:
+            check(runbook.notebook, runbook.action, parameters)
+            return _papermill(site, runbook, parameters, record)
+        except BaseException as error:
+            if state_of(record.path) == "running":
+                state, code, text = ending_of(error)
+                record.end(state, code, key=site.keys / PRIVATE, error=text)
+            raise
 
 
 def begin_record(site: Site, runbook: Runbook, parameters: Mapping[str, Any], run_id: str = "") -> Record:
@@ -97,7 +102,8 @@ def start_detached(site: Site, runbook: str, parameters: Mapping[str, Any], run_
 
     Its last words go to ``locks/run.ID.log``, for the case that it can't even begin its record.
     """
-    words = [sys.executable, "-m", "statelesskit", "--site", str(site.root), "run", runbook, "--run-id", run_id]
+    # -P: a stray json.py beside the runbook must not be imported instead of the real one.
+    words = [sys.executable, "-P", "-m", "statelesskit", "--site", str(site.root), "run", runbook, "--run-id", run_id]
     for name, value in parameters.items():
         words += ["-p", f"{name}={value}"]
     environment = {name: value for name, value in os.environ.items() if name != RECORD_VARIABLE}

@@ -130,3 +130,21 @@ def test_a_run_that_vanished_is_lost(fleet: Fleet, tmp_path: Path) -> None:
     import shutil
 
     shutil.rmtree(fleet.site.records / summary.name)
+
+
+@pytest.mark.parametrize("wait_s", [0.25, 0.5, 0.8, 1.2])
+def test_a_signal_while_it_starts_is_recorded_too(fleet: Fleet, wait_s: float) -> None:
+    """papermill takes a second to import, in which no engine can answer a signal."""
+    before = {path.name for path in fleet.site.records.iterdir()}
+    with subprocess.Popen(
+        [sys.executable, "-m", "statelesskit", "--site", str(fleet.site.root), "run", "30-take-snapshot",
+         "-p", "prototype=desktop", "-p", "confirm=auto"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        time.sleep(wait_s)
+        process.send_signal(signal.SIGTERM)
+        text = process.communicate(timeout=30)[0]
+    new = [one for one in list_records(fleet.site.records) if one.name not in before]
+    if new:  # else the signal came before there was anything to record
+        assert process.returncode == 143, text
+        assert (new[0].state, new[0].exit_code) == ("cancelled", 143)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from statelesskit.runbook.cells import Book
 
 
-def show_form(book: Book) -> Any:
-    """Show the runbook's form to a person; under papermill say that there is none."""
+def show_form(book: Book) -> None:
+    """Show the runbook's form to a person; under papermill, where nobody could use it, show nothing."""
     if not book.interactive:
-        return None
+        return
     from statelesskit_widgets.form import ActionForm
 
-    return ActionForm(book)
+    ActionForm(book).show()
