@@ -9,12 +9,16 @@ every state a crash could leave.
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import json
 import os
+import re
+import resource
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,8 @@ from statelesskit.errors import NoSpaceError
 from statelesskit.run import run
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-PARTIAL = ".partial-"  # names that hold this are unfinished and may be removed by whoever holds the lock
+PARTIAL = ".partial-"  # names that hold this are unfinished; a writer that lives keeps what it fills locked
+DEEP = 65536  # open files: one for each level of the deepest path a manifest can hold
 
 # --- primitives -------------------------------------------------------------------------------
 
@@ -70,6 +75,51 @@ def rename_durably(source: Path, target: Path) -> None:
 def partial_name(target: Path) -> Path:
     """Return a fresh temporary name beside ``target``."""
     return target.with_name(f".{target.name}{PARTIAL}{secrets.token_hex(4)}")
+
+
+def new_partial_file(target: Path, mode: int) -> tuple[Path, int]:
+    """Make an unfinished file beside ``target``; return its name, and it open and locked."""
+    while True:
+        path = partial_name(target)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        if _locked(fd):
+            return path, fd
+        os.close(fd)
+
+
+def new_partial_folder(target: Path) -> tuple[Path, int]:
+    """Make an unfinished folder beside ``target``; return its name, and it open and locked."""
+    while True:
+        path = partial_name(target)
+        path.mkdir(mode=0o700)
+        with suppress(FileNotFoundError):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if _locked(fd):
+                return path, fd
+            os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    """Lock what was just made; false if somebody cleaning up took it for a leftover before."""
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return os.fstat(fd).st_nlink > 0
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what writers that died left of ``target``: the unfinished files and folders that nobody locks."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}{PARTIAL}{'[0-9a-f]' * 8}"):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:  # gone by now, or none that we made
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_tree(path)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EBUSY):  # its writer lives, or something is mounted in it
+                raise
+        finally:
+            os.close(fd)
 
 
 @contextmanager
@@ -121,6 +171,22 @@ def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:
 
 
 @contextmanager
+def work_folder(target: Path) -> Iterator[Path]:
+    """Make a temporary folder beside ``target``; it is removed in the end, unless it was renamed.
+
+    What dead writers left of ``target`` is removed first.
+    """
+    with disk_full_named(target):
+        remove_leftovers(target)
+        temporary, fd = new_partial_folder(target)
+        try:
+            yield temporary
+        finally:
+            remove_tree(temporary)
+            os.close(fd)
+
+
+@contextmanager
 def new_folder(target: Path, *, mode: int = 0o755) -> Iterator[Path]:
     """Make a folder that appears under its name only when it is whole.
 
@@ -130,28 +196,23 @@ def new_folder(target: Path, *, mode: int = 0o755) -> Iterator[Path]:
     Raises:
         FileExistsError: ``target`` is there, and is not an empty folder.
     """
-    temporary = partial_name(target)
-    with disk_full_named(target):
-        temporary.mkdir(mode=0o700)
+    with work_folder(target) as temporary:
+        yield temporary
+        temporary.chmod(mode)
+        fsync_folder(temporary)
         try:
-            yield temporary
-            temporary.chmod(mode)
-            fsync_folder(temporary)
-            try:
-                rename_durably(temporary, target)
-            except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise FileExistsError(f"{target} is already there") from None
-                raise
-        except BaseException:
-            remove_tree(temporary)
+            rename_durably(temporary, target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(f"{target} is already there") from None
             raise
 
 
 def remove_tree(path: Path) -> None:
     """Remove a file or folder with all below it; nothing is followed, no depth is too deep.
 
-    A mount point found below is left where it is, and everything above it.
+    Raises:
+        OSError: with EBUSY and before anything is removed, if something is mounted below.
     """
     try:
         top = os.lstat(path)
@@ -160,6 +221,10 @@ def remove_tree(path: Path) -> None:
     if not stat.S_ISDIR(top.st_mode):
         unlink(path)
         return
+    # Of a bind mount the device number tells nothing, and emptying it would empty the original.
+    if mounted := mounts_below(path):
+        raise OSError(errno.EBUSY, "a file system is mounted there", os.fspath(path / os.fsdecode(min(mounted))))
+    allow_deep_trees()
     # Each stack element: an open folder, its name in the one above, the names of its folders still to do.
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     stack: list[tuple[int, str, list[str]]] = []
@@ -195,6 +260,25 @@ def _remove_files(fd: int) -> list[str]:
             else:
                 os.unlink(child.name, dir_fd=fd)
     return folders
+
+
+def mounts_below(top: Path) -> set[bytes]:
+    """Return the paths, relative to ``top``, where something is mounted: bind mounts of one file system too."""
+    prefix = os.fsencode(top.resolve()).rstrip(b"/") + b"/"
+    found = set()
+    for line in Path("/proc/self/mountinfo").read_bytes().rstrip(b"\n").split(b"\n"):
+        # proc_pid_mountinfo(5): the fifth field, with space, tab, newline and backslash in octal
+        place = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split(b" ")[4])
+        if place.startswith(prefix) and place != prefix:
+            found.add(place.removeprefix(prefix))
+    return found
+
+
+def allow_deep_trees() -> None:
+    """Let this process open a file for each level of a deep tree, as far as the system's limit goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < min(hard, DEEP):  # never less than it was; not all of it, as some programs make a table for each
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, DEEP), hard))
 
 
 def sync_filesystem(path: Path) -> None:

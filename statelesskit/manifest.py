@@ -12,22 +12,24 @@ Format 1, written so that another reader can be made from this page:
   stands before those of what is in it.
 * Text that was bytes (paths, link targets, names of extended attributes) is decoded as UTF-8, each
   byte that is not UTF-8 becoming ``\\udc80`` to ``\\udcff`` (Python's surrogateescape, PEP 383).
-* ``path`` and ``type`` are always there; what else is left out has its default. A key that is not
-  listed here is refused.
+* A key with a default stands there only for another value; a key without one always stands there. A
+  key that is not listed here is refused, and so is a line that is not exactly what these rules write.
 
-| key | in | meaning, default |
-|---|---|---|
-| ``path`` | all | |
-| ``type`` | all | ``file``, ``dir``, ``symlink``, ``char``, ``block``, ``fifo``, ``socket`` or ``link`` |
-| ``mode`` | all but link | permission bits, set-id and sticky bits (0o7777), 0 |
-| ``uid``, ``gid`` | all but link | numeric owner and group, 0 |
-| ``mtime_ns`` | all but link | nanoseconds since 1970-01-01 UTC, negative before, 0 |
-| ``xattrs`` | all but link | name to base64 of the value; ACLs, capabilities and labels are among them |
-| ``sha256``, ``size`` | file | of the content; bytes |
-| ``holes`` | file | ``[[offset, length], …]``: where the file takes no space and reads as zeros |
-| ``target`` | symlink | where it points |
-| ``major``, ``minor`` | char, block | the device |
-| ``link_to`` | link | the path that carries this file's metadata: the first, in order, of its hard links |
+| key | in | meaning | default |
+|---|---|---|---|
+| ``path`` | all | each name in it 1 to 255 bytes, none ``.`` or ``..``; at most 64 KiB together | |
+| ``type`` | all | ``file``, ``dir``, ``symlink``, ``char``, ``block``, ``fifo``, ``socket`` or ``link`` | |
+| ``mode`` | all but link | permission bits, set-id and sticky bits (0o7777) | 0 |
+| ``uid``, ``gid`` | all but link | numeric owner and group, up to 2^32 - 2 | 0 |
+| ``mtime_ns`` | all but link | nanoseconds since 1970-01-01 UTC in 64 bits, negative before | 0 |
+| ``xattrs`` | all but link | name to base64 of the value; ACLs, capabilities and labels are among them | {} |
+| ``sha256``, ``size`` | file | of the content, holes as zeros; in hexadecimal, in bytes | |
+| ``holes`` | file | ``[[offset, length], …]``: where it takes no space; rising, with data between them | [] |
+| ``target`` | symlink | where it points | |
+| ``major``, ``minor`` | char, block | the device | |
+| ``link_to`` | link | the path that carries this file's metadata: the first, in order, of its hard links | |
+
+No line is longer than 1 MiB. No path, target or attribute name holds a NUL.
 """
 
 from __future__ import annotations
@@ -45,11 +47,14 @@ from statelesskit.names import printable
 
 HEADER = b'{"flags":[],"format":"statelesskit-manifest","version":1}\n'
 VERSION = 1
-NAME_MAX = 255  # bytes in one name of a path; Linux file systems allow no more
+NAME_MAX = 255  # bytes in one name of a path, or of an attribute; Linux allows no more
+PATH_MAX = 2**16  # bytes, 16 times what Linux takes at once; two of them fit in a line, however they are written
+XATTR_MAX = 2**16  # bytes in one value; Linux allows no more
 LINE_MAX = 2**20  # bytes; a path and its attributes need far less
 _HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-_INTEGERS = {"mode": (0, 0o7777), "uid": (0, 2**32 - 2), "gid": (0, 2**32 - 2), "mtime_ns": (-(2**63), 2**63 - 1)}
+TIME_MIN, TIME_MAX = -(2**63), 2**63 - 1  # nanoseconds: the years 1677 to 2262
+_INTEGERS = {"mode": (0, 0o7777), "uid": (0, 2**32 - 2), "gid": (0, 2**32 - 2), "mtime_ns": (TIME_MIN, TIME_MAX)}
 _COMMON = frozenset({"path", "type", "xattrs", *_INTEGERS})
 _KEYS = {
     "file": _COMMON | {"sha256", "size", "holes"},
@@ -65,7 +70,10 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name in a tree and all that the file system holds for it; see the module for the fields."""
+    """One name in a tree and all that the file system holds for it; see the module for the fields.
+
+    ``xattrs`` are sorted by the bytes of their names, so that equal files have equal entries.
+    """
 
     path: bytes
     type: str
@@ -247,9 +255,7 @@ def _entry(data: dict[str, Any]) -> Entry:
         _integer(data, name, least, most)
     values = dict(data)
     values["path"] = _bytes(data["path"])
-    values["xattrs"] = tuple(
-        (_bytes(name), base64.b64decode(value, validate=True)) for name, value in data.get("xattrs", {}).items()
-    )
+    values["xattrs"] = tuple(sorted(_xattr(*pair) for pair in data.get("xattrs", {}).items()))
     if kind == "file":
         _integer(data, "size", 0, 2**63 - 1)
         if not _HEX.fullmatch(data["sha256"]):
@@ -273,10 +279,17 @@ def _integer(data: dict[str, Any], name: str, least: int, most: int) -> None:
         raise FormatError(f"{name} is {printable(value)}, expected an integer from {least} to {most}")
 
 
+def _xattr(name: str, value: str) -> tuple[bytes, bytes]:
+    key, content = _bytes(name), base64.b64decode(value, validate=True)
+    if not 0 < len(key) <= NAME_MAX or b"\0" in key or len(content) > XATTR_MAX:
+        raise FormatError(f"the attribute {printable(name)!r} can't exist")
+    return key, content
+
+
 def _holes(holes: list[list[int]], size: int) -> tuple[tuple[int, int], ...]:
-    end = 0
+    end = -1
     for offset, length in holes:
-        if type(offset) is not int or type(length) is not int or offset < end or length < 1 or offset + length > size:
+        if type(offset) is not int or type(length) is not int or offset <= end or length < 1 or offset + length > size:
             raise FormatError("the holes overlap, are out of order or reach beyond the file")
         end = offset + length
     return tuple((offset, length) for offset, length in holes)
@@ -291,6 +304,8 @@ def _check_place(entry: Entry, last: bytes | None, folders: set[bytes], linkable
         return
     if path <= last:
         raise FormatError(f"{_shown(path)} stands twice or out of order")
+    if len(path) > PATH_MAX:
+        raise FormatError(f"the path {_shown(path)} is {len(path)} bytes long, at most {PATH_MAX} are allowed")
     parent, _, _ = path.rpartition(b"/")
     for name in path.split(b"/"):
         if name in (b"", b".", b"..") or b"\0" in name or len(name) > NAME_MAX:

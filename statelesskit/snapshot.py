@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,10 +19,10 @@ from typing import Any
 
 from statelesskit import fs
 from statelesskit.config import Site
-from statelesskit.errors import DamagedError, FormatError, NotFoundError, RefusedError, UsageError
+from statelesskit.errors import DamagedError, FormatError, NameInvalidError, NotFoundError, RefusedError, UsageError
 from statelesskit.lock import held, user_name
 from statelesskit.manifest import HEADER, Manifest
-from statelesskit.names import prototype_of, snapshot_name
+from statelesskit.names import printable, prototype_of, snapshot_name
 from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype import load as load_prototype
 from statelesskit.store import Store
@@ -35,6 +35,7 @@ else:
     from backports import zstd
 
 FORMAT = 1
+ABOUT, MANIFEST = "snapshot.json", "manifest.jsonl.zst"
 MANIFEST_MAX = 4 * 1024**3  # bytes, decompressed; more than ten million files need
 # A state may only move forward: what was released is never quietly "staged" again.
 STATES = ("staged", "tested", "released", "deprecated", "revoked")
@@ -68,6 +69,10 @@ class Snapshot:
         return asdict(self) | {"taken_at": self.taken_at.isoformat()}
 
 
+# What each field is in snapshot.json.
+_KINDS = {item.name: int if item.type == "int" else str for item in fields(Snapshot)}
+
+
 def take(site: Site, prototype: str, *, note: str = "", progress: Progress = SILENT) -> tuple[Snapshot, Taken]:
     """Take a snapshot of a prototype's tree as it stands now.
 
@@ -79,21 +84,15 @@ def take(site: Site, prototype: str, *, note: str = "", progress: Progress = SIL
         NoSpaceError: the store's disk is full.
     """
     tree = load_prototype(site, prototype).tree
-    # Whoever takes holds the prototype's lock, so what an earlier take of it left is a dead one's.
-    for leftover in site.snapshots.glob(f".{prototype}{fs.PARTIAL}*"):
-        fs.remove_tree(leftover)
-    partial = fs.partial_name(site.snapshots / prototype)
-    with fs.disk_full_named(site.snapshots):
-        partial.mkdir(mode=0o755)
-        try:
-            taken, digest = _write_manifest(partial / "manifest.jsonl.zst", tree, Store(site.store), progress)
-            with held(site.lock_file("snapshots"), what="the list of snapshots", doing="naming a snapshot", wait_s=30):
-                snapshot = _named(site, prototype, digest, taken, note)
-                fs.write_json(partial / "snapshot.json", {"format": FORMAT} | snapshot.as_json())
-                fs.rename_durably(partial, site.snapshots / snapshot.name)
-        except BaseException:
-            fs.remove_tree(partial)
-            raise
+    if not tree.is_dir():
+        raise NotFoundError(f"the tree of the prototype {prototype} is not at {tree}", hint="has it been moved?")
+    with fs.work_folder(site.snapshots / prototype) as partial:
+        taken, digest = _write_manifest(partial / MANIFEST, tree, Store(site.store), progress)
+        with held(site.lock_file("snapshots"), what="the list of snapshots", doing="naming a snapshot", wait_s=30):
+            snapshot = _named(site, prototype, digest, taken, note)
+            partial.chmod(0o755)
+            fs.write_json(partial / ABOUT, {"format": FORMAT} | snapshot.as_json())
+            fs.rename_durably(partial, site.snapshots / snapshot.name)
     return snapshot, taken
 
 
@@ -137,10 +136,29 @@ def _named(site: Site, prototype: str, digest: str, taken: Taken, note: str) -> 
 
 
 def list_snapshots(site: Site, prototype: str | None = None) -> list[Snapshot]:
-    """Return the site's snapshots, or a prototype's, in their stored order."""
-    found = [_load(path.parent) for path in site.snapshots.glob("[!.]*/snapshot.json")]
-    wanted = [snapshot for snapshot in found if prototype in (None, snapshot.prototype)]
-    return sorted(wanted, key=lambda snapshot: (snapshot.prototype, snapshot.sequence))
+    """Return the site's snapshots, or a prototype's, in their stored order.
+
+    Raises:
+        DamagedError: what is said about one of them cannot be read; the message names all those.
+    """
+    found, damaged = [], []
+    for path in sorted(site.snapshots.iterdir()):
+        if (owner := _owner(path.name)) and prototype in (None, owner):
+            try:
+                found.append(_load(path))
+            except DamagedError as error:
+                damaged.append(error)
+    if damaged:
+        raise DamagedError("\n".join(error.message for error in damaged), hint=damaged[0].hint)
+    return sorted(found, key=lambda snapshot: (snapshot.prototype, snapshot.sequence))
+
+
+def _owner(name: str) -> str:
+    """Return the prototype whose snapshot has this name, or "" if it is none's."""
+    try:
+        return prototype_of(name)
+    except NameInvalidError:
+        return ""
 
 
 def load(site: Site, name: str) -> Snapshot:
@@ -152,8 +170,8 @@ def load(site: Site, name: str) -> Snapshot:
     """
     prototype_of(name)
     path = site.snapshots / name
-    if not (path / "snapshot.json").exists():
-        near = get_close_matches(name, [other.name for other in list_snapshots(site)], n=1)
+    if not path.is_dir():
+        near = get_close_matches(name, [other.name for other in site.snapshots.iterdir() if _owner(other.name)], n=1)
         raise NotFoundError(
             f"there is no snapshot {name}",
             hint=f"did you mean {near[0]}?" if near else "statelesskit snapshot list shows all",
@@ -163,16 +181,25 @@ def load(site: Site, name: str) -> Snapshot:
 
 def _load(path: Path) -> Snapshot:
     try:
-        data = json.loads((path / "snapshot.json").read_bytes())
+        data = json.loads((path / ABOUT).read_bytes())
         if data.pop("format") != FORMAT:
-            raise FormatError(f"{path / 'snapshot.json'} is of a format this tool does not know")
-        known = {name: data[name] for name in Snapshot.__slots__}
-        known["taken_at"] = datetime.fromisoformat(known["taken_at"])
-        return Snapshot(**known)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"{path / ABOUT} is of a format this tool does not know", hint="use a newer statelesskit")
+        known = {name: _of_type(data[name], kind) for name, kind in _KINDS.items()}
+        snapshot = Snapshot(**known | {"taken_at": datetime.fromisoformat(known["taken_at"])})
+        if snapshot.name != path.name:
+            raise ValueError(f"it is about {snapshot.name}")
+        return snapshot
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(
-            f"{path / 'snapshot.json'} cannot be read: {error}", hint="restore it from a backup of the site"
+            f"{path / ABOUT} cannot be read: {type(error).__name__} {printable(error)}",
+            hint="restore it from a backup of the site",
         ) from error
+
+
+def _of_type(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} where a {kind.__name__} is expected")
+    return value
 
 
 def load_manifest(site: Site, snapshot: Snapshot) -> Manifest:
@@ -181,20 +208,23 @@ def load_manifest(site: Site, snapshot: Snapshot) -> Manifest:
     Raises:
         DamagedError: it is missing, cut off, or its digest is another.
     """
-    path = site.snapshots / snapshot.name / "manifest.jsonl.zst"
+    path = site.snapshots / snapshot.name / MANIFEST
     try:
         decompressor = zstd.ZstdDecompressor()
         text = decompressor.decompress(path.read_bytes(), max_length=MANIFEST_MAX)
     except (OSError, zstd.ZstdError) as error:
         raise DamagedError(f"the manifest {path} cannot be read: {error}") from error
     digest = "sha256:" + hashlib.sha256(text).hexdigest()
-    if digest != snapshot.digest or not decompressor.eof:
+    if digest != snapshot.digest or not decompressor.eof or decompressor.unused_data:
         raise DamagedError(f"the manifest {path} is damaged: its digest is {digest}, expected {snapshot.digest}")
     return Manifest.parse(text)
 
 
 def verify(site: Site, snapshot: Snapshot, progress: Progress = SILENT) -> Iterator[Finding]:
-    """Read every byte a snapshot needs, and yield what is not as its manifest says."""
+    """Read every byte a snapshot needs, and yield what is not as its manifest says.
+
+    A finding without a path is about the snapshot, or about a pack, as a whole.
+    """
     try:
         manifest = load_manifest(site, snapshot)
     except DamagedError as error:
@@ -204,7 +234,12 @@ def verify(site: Site, snapshot: Snapshot, progress: Progress = SILENT) -> Itera
     for entry in manifest.entries():
         if entry.type == "file":
             wanted.setdefault(bytes.fromhex(entry.sha256), []).append((entry.path, entry.size))
+    files = sum(map(len, wanted.values()))
+    total = sum(size for places in wanted.values() for _, size in places)
+    if (len(manifest.lines), files, total) != (snapshot.entries, snapshot.files, snapshot.bytes):
+        yield Finding(b"", f"{ABOUT} counts other entries, files or bytes than the manifest holds")
     store = Store(site.store)
+    yield from (Finding(b"", fault) for fault in store.faults(set(wanted)))
     progress.stage(f"verifying {snapshot.name}", total=len(wanted), unit="files")
     for digest in store.in_stored_order(set(wanted)):
         fault = ""
@@ -239,6 +274,6 @@ def set_state(site: Site, name: str, state: str) -> tuple[Snapshot, Snapshot]:
     with held(site.lock_file("snapshots"), what="the list of snapshots", doing=f"making {name} {state}", wait_s=30):
         before = load(site, name)
         check_state(before, state)
-        path = site.snapshots / name / "snapshot.json"
+        path = site.snapshots / name / ABOUT
         fs.write_json(path, json.loads(path.read_bytes()) | {"state": state})
     return before, replace(before, state=state)

@@ -1,7 +1,8 @@
 """The store: the contents of regular files, each once, named by their SHA-256, kept in packs.
 
 Below its folder: ``packs/HH…HH.pack``. Packs are immutable. A writer's unfinished pack has a name with
-``.partial-`` and is locked; one that nobody locks is a dead writer's and is removed by the next.
+``.partial-`` and is locked; one that nobody locks is a dead writer's and is removed by the next. Two
+packs may hold the same object: writers do not wait for each other.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Self
 
 from statelesskit import fs
 from statelesskit.errors import DamagedError
-from statelesskit.pack import SUFFIX, Pack, PackWriter, remove_leftovers
+from statelesskit.pack import SUFFIX, UNFINISHED, Pack, PackWriter
 
 LARGE = 4 * 1024 * 1024  # bytes; from here on a file is streamed into its pack while it is hashed
 PIECE = 1024 * 1024
@@ -36,14 +37,16 @@ class Store:
         take stores again what it held.
         """
         if self._places is None:
-            self._places, self.damaged = {}, []
+            places: dict[bytes, tuple[Pack, int]] = {}
+            self.damaged = []
             for path in sorted(self.packs.glob(f"[0-9a-f]*{SUFFIX}")):
                 try:
                     pack = Pack(path)
                 except DamagedError as error:
                     self.damaged.append(error)
                     continue
-                self._places.update((digest, (pack, number)) for number, digest in enumerate(pack.digests))
+                places.update((digest, (pack, number)) for number, digest in enumerate(pack.digests))
+            self._places = places  # whole, for threads that ask meanwhile
         return self._places
 
     def forget(self) -> None:
@@ -78,6 +81,21 @@ class Store:
             )
         yield held
 
+    def faults(self, digests: set[bytes]) -> list[str]:
+        """Read the packs that hold those objects as a whole; say which are damaged.
+
+        Packs whose tables can't be read are named when an object is missing, which may have been in one.
+        """
+        found = []
+        for pack in sorted({self.places[digest][0] for digest in digests & self.places.keys()}, key=lambda p: p.path):
+            try:
+                pack.verify()
+            except DamagedError as error:
+                found.append(error.message)
+        if digests - self.places.keys():
+            found += [error.message for error in self.damaged]
+        return found
+
     def in_stored_order(self, digests: set[bytes]) -> list[bytes]:
         """Return those objects in the order that reads every frame once."""
         known = [digest for digest in digests if digest in self.places]
@@ -89,18 +107,25 @@ class Writer:
     """Adds objects to a store, one pack for each thread that writes.
 
     Used as a context manager: on an error the packs are taken away. After :meth:`finish` the objects
-    are on the disk; nothing may name them before.
+    are on the disk; nothing may name them before. An error before that leaves the store as it was.
     """
 
     def __init__(self, store: Store, threads: int) -> None:
         self._store = store
         self._claimed: dict[bytes, int] = {}
+        self._known = store.places
         store.packs.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(store.packs)
+        fs.fsync_folder(store.packs.parent)
+        fs.remove_leftovers(store.packs / UNFINISHED)
         self._packs: list[PackWriter] = []
-        with fs.disk_full_named(store.packs):
-            self._packs.extend(PackWriter(store.packs) for _ in range(threads))
         self.new_bytes = [0] * threads
+        with fs.disk_full_named(store.packs):
+            try:
+                for _ in range(threads):
+                    self._packs.append(PackWriter(store.packs))
+            except BaseException:
+                self._abandon()
+                raise
 
     def add(self, thread: int, content: bytes) -> bytes:
         """Keep a small object unless it is known; return its digest."""
@@ -121,7 +146,7 @@ class Writer:
 
     def _claim(self, digest: bytes, thread: int) -> bool:
         """Say whether this thread is to store the object; setdefault decides between two at once."""
-        if digest in self._store.places or digest in self._claimed:
+        if digest in self._known or digest in self._claimed:
             return False
         return self._claimed.setdefault(digest, thread) == thread
 
@@ -131,9 +156,11 @@ class Writer:
         return sum(pack.stored_bytes for pack in self._packs)
 
     def finish(self) -> None:
-        """Flush the packs and give them their names."""
+        """Flush the packs and give them their names; none gets its name before all are on the disk."""
         for pack in self._packs:
-            pack.finish()
+            pack.seal()
+        for pack in self._packs:
+            pack.publish()
         fs.fsync_folder(self._store.packs)
         self._store.forget()
 
@@ -141,5 +168,8 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._abandon()
+
+    def _abandon(self) -> None:
         for pack in self._packs:
             pack.abandon()

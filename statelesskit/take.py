@@ -10,19 +10,23 @@ import os
 import queue
 import stat
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 
-from statelesskit.manifest import Entry
+from statelesskit.manifest import LINE_MAX, TIME_MAX, TIME_MIN, Entry
 from statelesskit.progress import SILENT, Progress
 from statelesskit.store import LARGE, PIECE, Store, Writer
 from statelesskit.tree import Finding, Found, describe, holes_of, in_folder, open_file, walk, xattrs_of
+from statelesskit.workers import Workers
 
 THREADS = 2
 BATCH_FILES, BATCH_BYTES = 64, 2 * 1024 * 1024
-RETRIES = 3  # how often a file that changes while it is read is read again
+TRIES = 3  # how often a file that changes while it is read is read
+TICK_NS = 20_000_000  # the kernel's clock for files steps by up to 10 ms; two changes in one step look like one
 
 
 @dataclass(slots=True)
@@ -33,6 +37,11 @@ class _Job:
     fd: int
     entry: Entry | None = None
 
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
 
 @dataclass(slots=True)
 class _Batch:
@@ -42,6 +51,10 @@ class _Batch:
     files: int = 0
     bytes: int = 0
     done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def full(self) -> bool:
+        return self.files >= BATCH_FILES or self.bytes >= BATCH_BYTES or len(self.items) >= 16 * BATCH_FILES
 
 
 @dataclass(slots=True)
@@ -68,6 +81,8 @@ def take_tree(top: Path, store: Store, emit: Callable[[bytes], None], progress: 
     """
     with Writer(store, THREADS) as writer:
         taken = _Pass(writer, emit, progress).take(top)
+        if os.geteuid() != 0:
+            taken.findings.append(Finding(b"", "it was not read by root, who alone sees trusted attributes"))
         progress.stage("writing to disk")
         writer.finish()
         taken.new_bytes, taken.stored_bytes = sum(writer.new_bytes), writer.stored_bytes
@@ -78,142 +93,202 @@ class _Pass:
     def __init__(self, writer: Writer, emit: Callable[[bytes], None], progress: Progress) -> None:
         self._writer, self._emit, self._progress = writer, emit, progress
         self._taken = Taken()
-        self._work: queue.Queue[_Batch | None] = queue.Queue(maxsize=2 * THREADS)
-        self._failure: BaseException | None = None
+        self._work: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(2 * THREADS)  # batches handed over and not yet begun
+        self._readers = Workers(THREADS, self._read_batches)
         self._waiting: deque[_Batch] = deque()
         self._links: dict[tuple[int, int], bytes] = {}
+        self._lost: set[bytes] = set()
 
     def take(self, top: Path) -> Taken:
         self._progress.stage("reading files", unit="files")
-        readers = [threading.Thread(target=self._read_batches, args=(n,), daemon=True) for n in range(THREADS)]
-        for reader in readers:
-            reader.start()
+        batch = _Batch()
         try:
-            batch = _Batch()
-            for found in walk(top, self._taken.findings.append):
-                self._put(batch, found)
-                if batch.files >= BATCH_FILES or batch.bytes >= BATCH_BYTES or len(batch.items) >= 16 * BATCH_FILES:
+            with self._readers:
+                try:
+                    for found in walk(top, self._taken.findings.append):
+                        self._put(batch, found)
+                        if batch.full:
+                            self._hand_over(batch)
+                            batch = _Batch()
                     self._hand_over(batch)
-                    batch = _Batch()
-            self._hand_over(batch)
-        except BaseException as error:
-            self._failure = self._failure or error
-            raise
-        finally:
-            for _ in readers:
-                self._work.put(None)
-            for reader in readers:
-                reader.join()
+                finally:
+                    for _ in range(THREADS):
+                        self._work.put(None)
             self._drain(everything=True)
-        if self._failure:
-            raise self._failure
+        finally:  # on a failure files are still open
+            for left in (*self._waiting, batch):
+                for item in left.items:
+                    if isinstance(item, _Job):
+                        item.close()
         return self._taken
 
     def _put(self, batch: _Batch, found: Found) -> None:
         """Describe what the walk found, or open it to be read."""
-        info = found.info
-        if not stat.S_ISDIR(info.st_mode) and info.st_nlink > 1:
-            first = self._links.setdefault((info.st_dev, info.st_ino), found.path)
-            if first != found.path:
-                batch.items.append(Entry(found.path, "link", link_to=first))
-                return
         try:
-            if stat.S_ISREG(info.st_mode):
-                batch.items.append(_Job(found, open_file(found)))
+            if stat.S_ISREG(found.info.st_mode):
+                self._put_file(batch, found)
+            elif not self._put_link(batch, found, found.info):
+                xattrs = self._xattrs(found, in_folder(found.folder, found.name))
+                batch.items.append(describe(found, found.info, xattrs))
+        except OSError as error:
+            self._lose(found.path, f"it could not be read: {error.strerror}")
+
+    def _put_file(self, batch: _Batch, found: Found) -> None:
+        fd = open_file(found)
+        try:
+            info = os.fstat(fd)  # of what was opened: by now the name may be another file's
+            if not stat.S_ISREG(info.st_mode):
+                self._lose(found.path, "it was replaced by something that is no file")
+            elif not self._put_link(batch, found, info):
+                batch.items.append(_Job(found, fd))
                 batch.files += 1
                 batch.bytes += info.st_size
-            else:
-                xattrs = xattrs_of(in_folder(found.folder, found.name))
-                batch.items.append(describe(found, info, xattrs))
+                return
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+    def _put_link(self, batch: _Batch, found: Found, info: os.stat_result) -> bool:
+        """Take what has another name that came before as a hard link to that."""
+        if stat.S_ISDIR(info.st_mode) or info.st_nlink < 2:
+            return False
+        first = self._links.setdefault((info.st_dev, info.st_ino), found.path)
+        if first != found.path:
+            batch.items.append(Entry(found.path, "link", link_to=first))
+        return first != found.path
+
+    def _xattrs(self, found: Found, place: int | str) -> tuple[tuple[bytes, bytes], ...]:
+        try:
+            return xattrs_of(place)
         except OSError as error:
-            self._taken.findings.append(Finding(found.path, f"it could not be read: {error.strerror}"))
+            self._find(found.path, f"its extended attributes could not be read: {error.strerror}")
+            return ()
+
+    def _find(self, path: bytes, finding: str) -> None:
+        self._taken.findings.append(Finding(path, finding))
+
+    def _lose(self, path: bytes, finding: str) -> None:
+        """Note a finding for what will have no line."""
+        self._lost.add(path)
+        self._find(path, finding)
 
     def _hand_over(self, batch: _Batch) -> None:
-        if self._failure:
-            raise self._failure
+        while not self._room.acquire(timeout=0.2) and not self._readers.failure:
+            pass
+        if self._readers.failure:
+            raise self._readers.failure
         self._waiting.append(batch)
         self._work.put(batch)
         self._drain(everything=False)
 
     def _drain(self, *, everything: bool) -> None:
-        """Emit the lines of all batches that are done, in order; on a failure only close the files."""
+        """Write the lines of all batches that are done, in order."""
         while self._waiting and (everything or self._waiting[0].done.is_set()):
             batch = self._waiting.popleft()
-            if not self._failure:
-                batch.done.wait()
             for item in batch.items:
-                entry = item.entry if isinstance(item, _Job) else item
-                if isinstance(item, _Job) and item.fd >= 0:
-                    os.close(item.fd)
-                if entry is not None and not self._failure:
-                    self._emit(entry.encode())
-                    self._count(entry)
+                if entry := item.entry if isinstance(item, _Job) else item:
+                    self._write(entry)
             self._progress.advance(batch.files)
 
-    def _count(self, entry: Entry) -> None:
+    def _write(self, entry: Entry) -> None:
+        if entry.type == "link" and entry.link_to in self._lost:
+            self._lose(entry.path, "it is a hard link to a file that could not be read")
+            return
+        self._emit(self._fitting(entry).encode())
         self._taken.entries += 1
         if entry.type == "file":
             self._taken.files += 1
             self._taken.bytes += entry.size
 
+    def _fitting(self, entry: Entry) -> Entry:
+        """Leave out, with a finding, what a manifest can't hold."""
+        if not TIME_MIN <= entry.mtime_ns <= TIME_MAX:
+            self._find(entry.path, "its time is outside the years 1677 to 2262; the nearest of them is kept")
+            entry = replace(entry, mtime_ns=min(max(entry.mtime_ns, TIME_MIN), TIME_MAX))
+        if entry.holes and len(entry.encode()) > LINE_MAX:
+            self._find(entry.path, f"it has {len(entry.holes)} holes, too many to keep; they are filled")
+            entry = replace(entry, holes=())
+        if entry.xattrs and len(entry.encode()) > LINE_MAX:
+            self._find(entry.path, "its extended attributes are too large to keep; they are left out")
+            entry = replace(entry, xattrs=())
+        return entry
+
     def _read_batches(self, thread: int) -> None:
-        while (batch := self._work.get()) is not None:
-            try:
-                for item in batch.items:
-                    if isinstance(item, _Job) and not self._failure:
-                        item.entry = self._read(thread, item)
-                        os.close(item.fd)
-                        item.fd = -1
-            except BaseException as error:  # handed to the walking thread, which raises it
-                self._failure = self._failure or error
-            finally:
-                batch.done.set()
+        while batch := self._work.get():
+            self._room.release()
+            for item in batch.items:
+                if isinstance(item, _Job) and not self._readers.failure:
+                    item.entry = self._read(thread, item)
+                    item.close()
+            batch.done.set()
 
     def _read(self, thread: int, job: _Job) -> Entry | None:
         """Read one file, again if it changed meanwhile."""
-        for _ in range(RETRIES):
-            before = os.fstat(job.fd)
-            if not stat.S_ISREG(before.st_mode):
-                self._taken.findings.append(Finding(job.found.path, "it was replaced by something that is no file"))
-                return None
-            entry = replace(describe(job.found, before, xattrs_of(job.fd)), holes=holes_of(job.fd, before))
-            try:
-                entry = self._content(thread, job.fd, before.st_size, entry)
-            except _SourceError as error:
-                self._taken.findings.append(Finding(job.found.path, f"it could not be read: {error}"))
-                return None
-            after = os.fstat(job.fd)
-            if _version(before) == _version(after) and entry.size == before.st_size:
-                return entry
-        self._taken.findings.append(Finding(job.found.path, f"it changed while it was read, {RETRIES} times"))
+        path = job.found.path
+        try:
+            for again in range(TRIES):
+                if again:
+                    time.sleep(TICK_NS / 1e9)
+                entry, whole = self._read_once(thread, job)
+                if whole:
+                    return entry
+        except _SourceError as error:
+            self._lose(path, f"it could not be read: {error}")
+            return None
+        self._find(path, f"it changed while it was read, {TRIES} times")
         return replace(entry, holes=())
 
-    def _content(self, thread: int, fd: int, size: int, entry: Entry) -> Entry:
-        if size < LARGE:
-            # One byte more than expected tells a file that grew.
-            content = _pread(fd, size + 1, 0)
-            digest = self._writer.add(thread, content)
-            return replace(entry, sha256=digest.hex(), size=len(content))
-        digest, size = self._writer.add_stream(thread, _pieces(fd))
-        return replace(entry, sha256=digest.hex(), size=size)
+    def _read_once(self, thread: int, job: _Job) -> tuple[Entry, bool]:
+        """Read one file; say also whether it surely did not change meanwhile."""
+        with _SOURCE:
+            before = os.fstat(job.fd)
+            settled = not 0 <= time.time_ns() - before.st_ctime_ns < TICK_NS
+            entry = describe(job.found, before, self._xattrs(job.found, job.fd))
+            holes = holes_of(job.fd, before.st_size)
+        # One byte more than expected tells a file that grew; more is not worth having.
+        limit = before.st_size + 1
+        if limit <= LARGE:
+            content = _pread(job.fd, limit, 0)
+            digest, size = self._writer.add(thread, content), len(content)
+        else:
+            digest, size = self._writer.add_stream(thread, self._pieces(job.fd, limit))
+        with _SOURCE:
+            after = os.fstat(job.fd)
+        whole = settled and _version(before) == _version(after) and size == before.st_size
+        return replace(entry, sha256=digest.hex(), size=size, holes=holes), whole
 
-
-def _pieces(fd: int) -> Iterator[bytes]:
-    offset = 0
-    while piece := _pread(fd, PIECE, offset):
-        offset += len(piece)
-        yield piece
+    def _pieces(self, fd: int, limit: int) -> Iterator[bytes]:
+        offset = 0
+        while offset < limit and (piece := _pread(fd, min(PIECE, limit - offset), offset)):
+            if self._readers.failure:
+                raise self._readers.failure
+            offset += len(piece)
+            yield piece
 
 
 class _SourceError(Exception):
     """The tree could not be read, which is a finding; an error of the store ends the pass instead."""
 
 
+class _Source:
+    """A block that reads the tree; a class, as one that is made of a generator costs more than what is in it."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if isinstance(error, OSError):
+            raise _SourceError(error.strerror) from error
+
+
+_SOURCE = _Source()
+
+
 def _pread(fd: int, size: int, offset: int) -> bytes:
-    try:
+    with _SOURCE:
         return os.pread(fd, size, offset)
-    except OSError as error:
-        raise _SourceError(error.strerror) from error
 
 
 def _version(info: os.stat_result) -> tuple[int, int, int]:

@@ -6,15 +6,15 @@ leads nowhere, and paths may be longer than PATH_MAX.
 
 from __future__ import annotations
 
+import errno
 import os
-import re
-import resource
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from statelesskit.manifest import Entry
+from statelesskit import fs
+from statelesskit.manifest import PATH_MAX, Entry
 
 TYPES = {
     stat.S_IFREG: "file",
@@ -51,74 +51,105 @@ class Found:
     info: os.stat_result
 
 
+@dataclass(slots=True)
+class _Level:
+    """A folder we are in: ``names`` are still to come, ``inside`` are its folders that still must be entered."""
+
+    fd: int
+    prefix: bytes
+    info: os.stat_result
+    names: list[bytes]
+    inside: list[Found] = field(default_factory=list)
+
+
 def walk(top: Path, report: Callable[[Finding], None]) -> Iterator[Found]:
     """Yield everything below ``top``, itself first, in the order of the full paths' bytes.
 
-    Another file system mounted in the tree is reported and not entered. So is a folder that is
-    replaced while we come to it.
+    What can't be reached, what another file system mounted in the tree hides, and folders that change
+    while we are in them are reported.
     """
-    # One descriptor stays open for each level we are deep.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    mounted = mounts_below(top)
-    root = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fs.allow_deep_trees()  # one descriptor stays open for each level we are deep
+    mounted = fs.mounts_below(top)
+    root = _open_quietly(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     info = os.fstat(root)
-    stack = [(root, b"", _children(root, b"", report))]
+    levels = [_Level(root, b"", info, [])]
     try:
+        levels[0].names = _names(root)
         yield Found(b"", root, b".", info)
-        while stack:
-            folder, prefix, todo = stack[-1]
-            if not todo:
-                os.close(stack.pop()[0])
-                continue
-            key, found = todo.pop()
-            path = prefix + found.name
-            if not key.endswith(b"/"):
-                yield Found(path, folder, found.name, found.info)
-            elif path in mounted or found.info.st_dev != info.st_dev:
-                report(Finding(path, "another file system is mounted here; what is on it is not part of the tree"))
-            elif (below := _enter(folder, found, path, report)) is not None:
-                stack.append((below, path + b"/", _children(below, path + b"/", report)))
+        while levels:
+            level = levels[-1]
+            # "a", "a.b", "a/c": a name comes before the inside of the folder "a" if it sorts before "a/".
+            if level.inside and (not level.names or level.inside[-1].name + b"/" < level.names[-1]):
+                found = level.inside.pop()
+                if found.path in mounted or found.info.st_dev != info.st_dev:
+                    report(Finding(found.path, "something is mounted here; what is on it is not part of the tree"))
+                elif below := _enter(found, report):
+                    levels.append(below)
+            elif level.names:
+                name = level.names.pop()
+                if here := _look(level, name, mounted, report):
+                    if stat.S_ISDIR(here.info.st_mode):
+                        level.inside.append(here)
+                    yield here
+            else:
+                if _moment(os.fstat(level.fd)) != _moment(level.info):
+                    report(Finding(level.prefix[:-1], "the folder changed while it was read"))
+                os.close(levels.pop().fd)
     finally:
-        for folder, _, _ in stack:
-            os.close(folder)
+        for level in levels:
+            os.close(level.fd)
 
 
-def _children(folder: int, prefix: bytes, report: Callable[[Finding], None]) -> list[tuple[bytes, Found]]:
-    """List an open folder as a stack. A folder stands there twice: as a name, and as ``name/`` for its inside.
-
-    So ``a``, ``a.b``, ``a/c`` come in the order of the whole paths, in which a dot sorts before the slash.
-    """
-    events = []
+def _names(folder: int) -> list[bytes]:
+    """List an open folder as a stack: the first name is the last."""
     with os.scandir(folder) as listing:
-        names = [os.fsencode(item.name) for item in listing]
-    for name in names:
-        try:
-            info = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        except FileNotFoundError:
-            report(Finding(prefix + name, "it vanished while the tree was read"))
-            continue
-        found = Found(prefix + name, folder, name, info)
-        events.append((name, found))
-        if stat.S_ISDIR(info.st_mode):
-            events.append((name + b"/", found))
-    events.sort(key=lambda event: event[0], reverse=True)
-    return events
+        return sorted((os.fsencode(item.name) for item in listing), reverse=True)
 
 
-def _enter(folder: int, found: Found, path: bytes, report: Callable[[Finding], None]) -> int | None:
+def _look(level: _Level, name: bytes, mounted: set[bytes], report: Callable[[Finding], None]) -> Found | None:
+    path = level.prefix + name
     try:
-        below = os.open(found.name, OPEN_FOLDER, dir_fd=folder)
+        info = os.stat(name, dir_fd=level.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        report(Finding(path, "it vanished while the tree was read"))
     except OSError as error:
-        report(Finding(path, f"the folder could not be entered: {error.strerror}"))
+        report(Finding(path, f"it could not be looked at: {error.strerror}"))
+    else:
+        if len(path) > PATH_MAX:
+            report(Finding(path, f"its path is longer than {PATH_MAX} bytes; it and all below it are left out"))
+        elif path in mounted and not stat.S_ISDIR(info.st_mode):
+            report(Finding(path, "something is mounted over this file, which is left out"))
+        else:
+            return Found(path, level.fd, name, info)
+    return None
+
+
+def _enter(found: Found, report: Callable[[Finding], None]) -> _Level | None:
+    try:
+        below = _open_quietly(found.name, OPEN_FOLDER, found.folder)
+    except OSError as error:
+        report(Finding(found.path, f"the folder could not be entered: {error.strerror}"))
         return None
-    now = os.fstat(below)
-    if (now.st_dev, now.st_ino) != (found.info.st_dev, found.info.st_ino):
-        os.close(below)
-        report(Finding(path, "the folder was replaced while the tree was read"))
-        return None
-    return below
+    try:
+        if os.path.samestat(os.fstat(below), found.info):
+            return _Level(below, found.path + b"/", found.info, _names(below))
+        report(Finding(found.path, "the folder was replaced while the tree was read"))
+    except OSError as error:
+        report(Finding(found.path, f"the folder could not be listed: {error.strerror}"))
+    os.close(below)
+    return None
+
+
+def _moment(info: os.stat_result) -> tuple[int, int]:
+    return info.st_mtime_ns, info.st_ctime_ns
+
+
+def _open_quietly(name: Path | bytes, flags: int, folder: int | None = None) -> int:
+    """Open for reading, without moving the access time where we may (as root, or as its owner)."""
+    try:
+        return os.open(name, flags | os.O_NOATIME, dir_fd=folder)
+    except PermissionError:
+        return os.open(name, flags, dir_fd=folder)
 
 
 def describe(found: Found, info: os.stat_result, xattrs: tuple[tuple[bytes, bytes], ...]) -> Entry:
@@ -140,11 +171,8 @@ def describe(found: Found, info: os.stat_result, xattrs: tuple[tuple[bytes, byte
 
 
 def open_file(found: Found) -> int:
-    """Open a regular file for reading, without moving its access time where we may."""
-    try:
-        return os.open(found.name, OPEN_FILE | os.O_NOATIME, dir_fd=found.folder)
-    except PermissionError:
-        return os.open(found.name, OPEN_FILE, dir_fd=found.folder)
+    """Open a regular file for reading; it may be something else by now."""
+    return _open_quietly(found.name, OPEN_FILE, found.folder)
 
 
 def xattrs_of(place: int | str) -> tuple[tuple[bytes, bytes], ...]:
@@ -152,7 +180,9 @@ def xattrs_of(place: int | str) -> tuple[tuple[bytes, bytes], ...]:
     follow = isinstance(place, int)
     try:
         names = os.listxattr(place, follow_symlinks=follow)
-    except OSError:  # the file system has none
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:  # the file system has none
+            raise
         return ()
     return tuple(sorted((os.fsencode(name), os.getxattr(place, name, follow_symlinks=follow)) for name in names))
 
@@ -162,31 +192,22 @@ def in_folder(folder: int, name: bytes) -> str:
     return f"/proc/self/fd/{folder}/{os.fsdecode(name)}"
 
 
-def holes_of(fd: int, info: os.stat_result) -> tuple[tuple[int, int], ...]:
-    """Return the ranges of a file that take no space, as (offset, length)."""
-    if info.st_blocks * 512 >= info.st_size:
-        return ()
+def holes_of(fd: int, size: int) -> tuple[tuple[int, int], ...]:
+    """Return the ranges of an open file that take no space, as (offset, length)."""
     holes = []
-    position, size = 0, info.st_size
-    while position < size:
-        try:
-            data = os.lseek(fd, position, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole up to the end
-            data = size
-        if data > position:
-            holes.append((position, data - position))
-        position = os.lseek(fd, data, os.SEEK_HOLE) if data < size else size
-    os.lseek(fd, 0, os.SEEK_SET)
+    position = 0
+    # How many blocks it has tells nothing: some are for attributes, or lie beyond the end.
+    while (hole := _seek(fd, position, os.SEEK_HOLE, size)) < size:
+        position = _seek(fd, hole, os.SEEK_DATA, size)
+        if position > hole:
+            holes.append((hole, position - hole))
     return tuple(holes)
 
 
-def mounts_below(top: Path) -> set[bytes]:
-    """Return the paths, relative to ``top``, where something is mounted: bind mounts of one file system too."""
-    prefix = os.fsencode(top.resolve()).rstrip(b"/") + b"/"
-    found = set()
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        # proc_pid_mountinfo(5): the fifth field, with space, tab, newline and backslash in octal
-        place = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), line.split(b" ")[4])
-        if place.startswith(prefix) and place != prefix:
-            found.add(place.removeprefix(prefix))
-    return found
+def _seek(fd: int, position: int, whence: int, size: int) -> int:
+    try:
+        return min(os.lseek(fd, position, whence), size)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # there is no more of it
+            raise
+        return size

@@ -67,7 +67,7 @@ def _mismatch(want: Entry, have: Entry) -> Mismatch:
 
 
 def _entries(top: Path, reread: bool, findings: list[Finding]) -> Iterator[Entry]:
-    """Describe what is on disk as a manifest would; without ``reread`` no file is opened that has no holes."""
+    """Describe what is on disk as a manifest would; without ``reread`` a file is opened only to see its holes."""
     links: dict[tuple[int, int], bytes] = {}
     for found in walk(top, findings.append):
         info = found.info
@@ -78,14 +78,18 @@ def _entries(top: Path, reread: bool, findings: list[Finding]) -> Iterator[Entry
                 continue
         entry = describe(found, info, xattrs_of(in_folder(found.folder, found.name)))
         if entry.type == "file":
-            entry = replace(entry, size=info.st_size)
-            if reread or info.st_blocks * 512 < info.st_size:
-                entry = _opened(found, info, entry, reread)
+            entry = _opened(found, replace(entry, size=info.st_size), reread)
         yield entry
 
 
-def _opened(found: Found, info: os.stat_result, entry: Entry, reread: bool) -> Entry:
+def _opened(found: Found, entry: Entry, reread: bool) -> Entry:
     fd = open_file(found)
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if reread else ""
-        return replace(entry, holes=holes_of(fd, info), sha256=digest)
+    try:
+        holes = holes_of(fd, entry.size)
+        if not reread:
+            return replace(entry, holes=holes)
+        os.lseek(fd, 0, os.SEEK_SET)
+        with open(fd, "rb", buffering=0, closefd=False) as file:
+            return replace(entry, holes=holes, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    finally:
+        os.close(fd)

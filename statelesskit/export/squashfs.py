@@ -2,19 +2,20 @@
 
 What the format can't hold is said before: squashfs 4 keeps times in whole seconds from 1970 on, no holes,
 and of extended attributes only ``user.``, ``trusted.`` and ``security.`` (mksquashfs drops the others and
-ends with status 0). Lost access control lists change who may read a file, so they must be waived.
+ends with status 0); mksquashfs 4.5 makes the hard links of a symlink symlinks of their own. Lost access
+control lists change who may read a file, so they must be waived.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from statelesskit import fs
-from statelesskit.errors import RefusedError
-from statelesskit.export.tree import check_space, check_target, check_tree, write_tree
+from statelesskit.errors import ExistsError, PermissionNeededError, RefusedError
+from statelesskit.export.tree import NEEDS_ROOT, check_space, check_target, check_tree, write_tree
 from statelesskit.manifest import Entry, Manifest
 from statelesskit.names import printable
 from statelesskit.progress import SILENT, Progress
@@ -29,12 +30,23 @@ TIME_MAX = 2**32 - 1  # seconds; squashfs stores them in 32 bits
 
 def losses(manifest: Manifest) -> list[Finding]:
     """Return what a squashfs image of the snapshot would lose, one finding for each path and kind."""
-    return [Finding(entry.path, text) for entry in manifest.entries() for text in _losses(entry)]
+    return [
+        Finding(path, text)
+        for path, entry in _with_symlinks_apart(manifest)
+        for text in (["it is no longer a hard link"] if path != entry.path else _losses(entry))
+    ]
+
+
+def _with_symlinks_apart(manifest: Manifest) -> Iterator[tuple[bytes, Entry]]:
+    """Yield every path with its entry; a hard link of a symlink with that symlink's."""
+    symlinks: dict[bytes, Entry] = {}
+    for entry in manifest.entries():
+        if entry.type == "symlink":
+            symlinks[entry.path] = entry
+        yield entry.path, symlinks.get(entry.link_to, entry) if entry.type == "link" else entry
 
 
 def _losses(entry: Entry) -> Iterable[str]:
-    if entry.type == "link":
-        return
     for name, _ in entry.xattrs:
         if not name.startswith(KEPT_XATTRS):
             yield f"its {os.fsdecode(name)} is lost"
@@ -57,6 +69,8 @@ def export_squashfs(
         ExistsError, NoSpaceError, PermissionNeededError, DamagedError: as for a tree.
     """
     check_target(target)
+    if target.exists():
+        raise ExistsError(f"{target} is a folder", hint="name the image's file")
     lost = losses(manifest)
     hurt = [finding for finding in lost if finding.finding.startswith("its system.")]
     if hurt and not waive:
@@ -65,13 +79,11 @@ def export_squashfs(
             + (f", and {len(hurt) - 1} more" if len(hurt) > 1 else ""),
             hint="export a tree, or say --waive if access control lists do not matter here",
         )
-    check_space(manifest, target)
-    kept = Manifest.of(_as_squashfs(entry) for entry in manifest.entries())
-    work, image = fs.partial_name(target), fs.partial_name(target)
-    with fs.disk_full_named(target):
-        try:
-            work.mkdir(mode=0o700)
-            tree = work / "tree"
+    check_space(manifest, target, copies=2)  # the tree, and an image that may turn out as large
+    kept = Manifest.of(_as_squashfs(replace(entry, path=path)) for path, entry in _with_symlinks_apart(manifest))
+    try:
+        with fs.work_folder(target) as work:
+            tree, image = work / "tree", work / "image"
             tree.mkdir()
             write_tree(kept, store, tree, progress)
             progress.stage("making the image")
@@ -83,9 +95,8 @@ def export_squashfs(
             with image.open("rb") as written:
                 fs.fsync(written.fileno())
             fs.rename_durably(image, target)
-        finally:
-            fs.remove_tree(work)
-            image.unlink(missing_ok=True)
+    except PermissionError as error:
+        raise PermissionNeededError(f"{target}: {error.strerror}", hint=NEEDS_ROOT) from error
     return lost
 
 

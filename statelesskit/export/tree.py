@@ -1,7 +1,8 @@
 """Write a snapshot out as a tree of files, and prove that it is what the manifest says.
 
 A tree is built under a temporary name, each file hashed as it is written and all metadata walked again;
-it gets its own name only when everything was right and is on the disk.
+it gets its own name only when everything was right and is on the disk. What a killed export left beside
+that name is removed by the next one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import stat
-import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from pathlib import Path
 
@@ -21,11 +22,13 @@ from statelesskit.names import printable
 from statelesskit.progress import SILENT, Progress
 from statelesskit.store import Store
 from statelesskit.tree import OPEN_FOLDER, in_folder
+from statelesskit.workers import Workers
 
 THREADS = 2
 CHUNK = 128  # objects one thread takes at a time; neighbours, so that each frame is decompressed once
 KINDS = {"char": stat.S_IFCHR, "block": stat.S_IFBLK, "fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK}
 RESERVE = 1.02  # folders, inodes and what a file's last block wastes
+NEEDS_ROOT = "owners, devices and set-id bits can be restored by root only"
 
 
 def export_tree(
@@ -57,31 +60,31 @@ def export_tree(
     except FileExistsError as error:
         raise ExistsError(f"{target} is already there", hint="name another place") from error
     except PermissionError as error:
-        raise PermissionNeededError(
-            f"{target}: {error.strerror}", hint="owners, devices and set-id bits can be restored by root only"
-        ) from error
+        raise PermissionNeededError(f"{target}: {error.strerror}", hint=NEEDS_ROOT) from error
     return harmless
 
 
 def check_target(target: Path) -> None:
-    """Refuse a target that is taken, or whose folder is not there.
+    """Refuse a target that is taken (by more than an empty folder), or whose folder is not there.
 
     Raises:
         ExistsError, NotFoundError: as it says.
     """
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise ExistsError(f"{target} is already there", hint="name another place, or remove it first")
+    if target.is_mount():
+        raise ExistsError(f"something is mounted at {target}", hint="name a folder in it that is not there yet")
     if not target.parent.is_dir():
         raise NotFoundError(f"there is no folder {target.parent}", hint="make it first")
 
 
-def check_space(manifest: Manifest, target: Path) -> None:
+def check_space(manifest: Manifest, target: Path, *, copies: int = 1) -> None:
     """Refuse what would not fit.
 
     Raises:
         NoSpaceError: with how much is needed and how much is free.
     """
-    needed = int(sum(e.size - sum(length for _, length in e.holes) for e in manifest.entries()) * RESERVE)
+    needed = int(sum(e.size - sum(length for _, length in e.holes) for e in manifest.entries()) * RESERVE * copies)
     free = fs.free_bytes(target.parent)
     if needed > free:
         raise NoSpaceError(
@@ -111,6 +114,9 @@ def write_tree(manifest: Manifest, store: Store, top: Path, progress: Progress =
     """Fill the empty folder ``top``; nothing is flushed to the disk yet."""
     root = os.open(top, OPEN_FOLDER)
     try:
+        for name in os.listxattr(root):
+            if name.startswith("system.posix_acl_"):  # from the folder above; ours would hand it down
+                os.removexattr(root, name)
         _Writing(store, root, progress).write(manifest)
     finally:
         os.close(root)
@@ -126,22 +132,27 @@ class _Folders:
         self._open: OrderedDict[bytes, int] = OrderedDict()
 
     def of(self, path: bytes) -> tuple[int, bytes]:
-        """Return the open folder a path is in, and its name there."""
+        """Return the open folder a path is in, valid until the next call, and its name there."""
         parent, _, name = path.rpartition(b"/")
-        return self.open(parent), name or b"."
+        return self._opened(parent), name or b"."
 
-    def open(self, path: bytes) -> int:
-        if not path:
-            return self._root
-        if path in self._open:
-            self._open.move_to_end(path)
-            return self._open[path]
-        # Through the parent, so that no path is ever too long for the kernel.
-        above, _, name = path.rpartition(b"/")
-        fd = os.open(name, OPEN_FOLDER, dir_fd=self.open(above))
-        self._open[path] = fd
-        if len(self._open) > self.KEEP:
-            os.close(self._open.popitem(last=False)[1])
+    def _opened(self, path: bytes) -> int:
+        missing = []
+        above = path
+        while above and above not in self._open:
+            above, _, name = above.rpartition(b"/")
+            missing.append(name)
+        fd = self._root
+        if above:
+            self._open.move_to_end(above)
+            fd = self._open[above]
+        # One name at a time, so that no path is ever too long for the kernel and no link is ever followed.
+        for name in reversed(missing):
+            fd = os.open(name, OPEN_FOLDER, dir_fd=fd)
+            above = above + b"/" + name if above else name
+            self._open[above] = fd
+            if len(self._open) > self.KEEP:
+                os.close(self._open.popitem(last=False)[1])
         return fd
 
     def close(self) -> None:
@@ -154,10 +165,12 @@ class _Writing:
     def __init__(self, store: Store, root: int, progress: Progress) -> None:
         self._store, self._root, self._progress = store, root, progress
         self._files: dict[bytes, list[Entry]] = {}
-        self._failure: BaseException | None = None
+        self._work: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+        self._writers = Workers(THREADS, self._write_chunks)
 
     def write(self, manifest: Manifest) -> None:
-        folders, links, dirs = _Folders(self._root), [], []
+        folders, sources = _Folders(self._root), _Folders(self._root)
+        links, dirs = [], []
         try:
             for entry in manifest.entries():
                 if entry.type == "file":
@@ -173,7 +186,7 @@ class _Writing:
                     _make_special(entry, *folders.of(entry.path))
             self._write_files()
             for entry in links:
-                source, name = folders.of(entry.link_to)
+                source, name = sources.of(entry.link_to)
                 folder, new = folders.of(entry.path)
                 os.link(name, new, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
             # Deepest first, and after all else: making a name in a folder moves its time.
@@ -181,41 +194,28 @@ class _Writing:
                 _set_by_name(entry, *folders.of(entry.path))
         finally:
             folders.close()
+            sources.close()
 
     def _write_files(self) -> None:
         """Write all contents, neighbours in the packs together, by several threads."""
         digests = self._store.in_stored_order(set(self._files))
         self._progress.stage("writing files", total=len(digests), unit="files")
-        work: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
         for start in range(0, len(digests), CHUNK):
-            work.put(digests[start : start + CHUNK])
-        threads = [threading.Thread(target=self._write_chunks, args=(work,), daemon=True) for _ in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        except BaseException as error:
-            self._failure = error
-            for thread in threads:
-                thread.join()
-            raise
-        if self._failure:
-            raise self._failure
+            self._work.put(digests[start : start + CHUNK])
+        with self._writers:
+            pass
 
-    def _write_chunks(self, work: queue.SimpleQueue[list[bytes]]) -> None:
+    def _write_chunks(self, thread: int) -> None:
         folders = _Folders(self._root)
         try:
-            while not self._failure:
-                chunk = work.get_nowait()
+            while not self._writers.failure:
+                chunk = self._work.get_nowait()
                 for digest in chunk:
                     for entry in self._files[digest]:
                         self._write_file(digest, entry, *folders.of(entry.path))
                 self._progress.advance(len(chunk))
         except queue.Empty:
             pass
-        except BaseException as error:  # raised again by the thread that waits for us
-            self._failure = self._failure or error
         finally:
             folders.close()
 
@@ -224,6 +224,8 @@ class _Writing:
         try:
             written = 0
             for piece in self._store.read(digest):
+                if self._writers.failure:
+                    raise self._writers.failure
                 if entry.holes:
                     _write_around(fd, piece, written, entry.holes)
                 else:
@@ -242,15 +244,23 @@ class _Writing:
 
 
 def _write_around(fd: int, piece: bytes, offset: int, holes: tuple[tuple[int, int], ...]) -> None:
-    """Write a piece at its place, leaving out what lies in holes."""
+    """Write a piece at its place, leaving out what lies in holes.
+
+    Raises:
+        DamagedError: something else than zeros lies there.
+    """
     position, end = offset, offset + len(piece)
-    for start, length in holes:
-        if position < start:
-            os.pwrite(fd, piece[position - offset : min(start, end) - offset], position)
-        position = max(position, start + length)
-        if position >= end:
-            return
-    os.pwrite(fd, piece[position - offset :], position)
+    first = bisect_right(holes, offset, key=lambda hole: hole[0] + hole[1])
+    for start, length in holes[first:]:
+        if start >= end:
+            break
+        os.lseek(fd, position, os.SEEK_SET)
+        fs.write_all(fd, piece[position - offset : max(start - offset, 0)])
+        position = min(start + length, end)
+        if piece[max(start - offset, 0) : position - offset].strip(b"\0"):
+            raise DamagedError(f"the manifest says a hole is at {start}, but there is data")
+    os.lseek(fd, position, os.SEEK_SET)
+    fs.write_all(fd, piece[position - offset :])
 
 
 def _make_special(entry: Entry, folder: int, name: bytes) -> None:

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_prototype_create import describe, processes_with, small_root, wait_until_gone
 
 from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
 from statelesskit.errors import EnvironmentLacksError, LockedError, UsageError
 from statelesskit.lock import held
 from statelesskit.prototype import Prototype, create, run_in, sandbox
 from statelesskit.prototype.sources.debian import host_targets
+from tests.integration.test_prototype_create import describe, processes_with, small_root, wait_until_gone
 
 pytestmark = pytest.mark.root
 

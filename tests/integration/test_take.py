@@ -1,0 +1,763 @@
+"""Taking: nothing lost, nothing altered, what can't be kept is named, and whatever dies leaves nothing half-made."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from statelesskit import fs, snapshot, take, tree
+from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
+from statelesskit.errors import DamagedError, NoSpaceError, NotFoundError
+from statelesskit.export.tree import export_tree
+from statelesskit.manifest import HEADER, LINE_MAX, PATH_MAX, Entry, Manifest
+from statelesskit.store import Store
+from statelesskit.take import Taken, take_tree
+from tests.torture import add_prototype, build, scratch, statelesskit
+from tests.witness import look
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with scratch() as folder:
+        yield folder
+
+
+def taken(top: Path, store: Store) -> tuple[Manifest, Taken]:
+    lines: list[bytes] = []
+    result = take_tree(top, store, lines.append)
+    return Manifest.parse(HEADER + b"".join(lines)), result
+
+
+def findings(result: Taken) -> dict[bytes, str]:
+    return {finding.path: finding.finding for finding in result.findings}
+
+
+def entry(manifest: Manifest, path: bytes) -> Entry:
+    found = manifest.find(path)
+    assert found is not None
+    return found
+
+
+def content(store: Store, found: Entry) -> bytes:
+    return b"".join(store.read(bytes.fromhex(found.sha256)))
+
+
+def leftovers(site: Site) -> list[Path]:
+    return [path for folder in (site.snapshots, site.store / "packs") for path in folder.glob(f".*{fs.PARTIAL}*")]
+
+
+# --- nothing lost -----------------------------------------------------------------------------
+
+
+def test_a_tree_with_everything_comes_back_and_is_left_as_it_was(place: Path) -> None:
+    build(place / "source")
+    before = look(place / "source", times_of_reading=True)
+    store = Store(place / "store")
+    manifest, result = taken(place / "source", store)
+    assert result.findings == []
+    assert result.entries == len(before) == len(manifest.lines)
+    assert look(place / "source", times_of_reading=True) == before
+
+    again, second = taken(place / "source", store)
+    assert again.lines == manifest.lines
+    assert (second.new_bytes, second.findings) == (0, [])
+
+    assert export_tree(manifest, store, place / "out") == []
+    expected = look(place / "source")
+    found = look(place / "out")
+    for path, facts in expected.items():
+        assert found[path] == facts, path[-100:]
+    assert found.keys() == expected.keys()
+
+
+def test_entries_come_in_the_order_of_whole_paths(place: Path) -> None:
+    for path in ("a", "a-/x", "a-b/y", "a.b", "a/b/c", "a/b.c", "a/b-/z", "a0", "B"):
+        below = place / "tree" / path
+        below.parent.mkdir(parents=True, exist_ok=True)
+        if not below.exists():
+            below.mkdir() if path == "a" else below.write_text("x")
+    paths = [found.path for found in tree.walk(place / "tree", print)]
+    assert paths == sorted(paths)
+    assert len(paths) == len(look(place / "tree"))
+
+
+def test_what_a_manifest_cannot_hold_is_a_finding(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = place / "tree"
+    top.mkdir()
+    (top / "holes").write_bytes(b"x")
+    (top / "attributes").mkdir()
+    (top / "attributes/below").write_text("x")
+    (top / "time").write_text("x")
+    real_holes, real_xattrs, real_describe = take.holes_of, take.xattrs_of, take.describe
+    many = tuple((n * 10**9, 1) for n in range(LINE_MAX // 12))
+    huge = tuple((b"user.%d" % n, bytes(65536)) for n in range(20))
+    named = {os.stat(top / name).st_ino: name for name in ("holes", "attributes", "time")}
+
+    def holes(fd: int, size: int) -> tuple[tuple[int, int], ...]:
+        return many if named.get(os.fstat(fd).st_ino) == "holes" else real_holes(fd, size)
+
+    def xattrs(where: int | str) -> tuple[tuple[bytes, bytes], ...]:
+        return huge if isinstance(where, str) and where.endswith("/attributes") else real_xattrs(where)
+
+    def describe(found: tree.Found, info: os.stat_result, attributes: tuple[tuple[bytes, bytes], ...]) -> Entry:
+        from dataclasses import replace
+
+        made = real_describe(found, info, attributes)
+        return replace(made, mtime_ns=2**70) if found.path == b"time" else made
+
+    monkeypatch.setattr(take, "holes_of", holes)
+    monkeypatch.setattr(take, "xattrs_of", xattrs)
+    monkeypatch.setattr(take, "describe", describe)
+    store = Store(place / "store")
+    manifest, result = taken(top, store)
+    assert {path: text.split(",")[0] for path, text in findings(result).items()} == {
+        b"holes": f"it has {len(many)} holes",
+        b"attributes": "its extended attributes are too large to keep; they are left out",
+        b"time": "its time is outside the years 1677 to 2262; the nearest of them is kept",
+    }
+    assert entry(manifest, b"time").mtime_ns == 2**63 - 1
+    assert len(manifest.lines) == 5
+
+
+def test_a_path_too_long_for_a_manifest_is_a_finding_and_all_else_is_taken(place: Path) -> None:
+    (place / "tree").mkdir()
+    (place / "tree/z").write_text("still here")
+    folder = os.open(place / "tree", os.O_RDONLY)
+    for _ in range(PATH_MAX // 251 + 2):
+        os.mkdir(b"n" * 250, dir_fd=folder)
+        below = os.open(b"n" * 250, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+    manifest, result = taken(place / "tree", Store(place / "store"))
+    assert ["longer than" in finding.finding for finding in result.findings] == [True]
+    assert manifest.find(b"z")
+
+
+# --- findings ---------------------------------------------------------------------------------
+
+
+def test_mounts_in_the_tree_are_findings_and_are_not_entered(place: Path) -> None:
+    top = place / "tree"
+    for name in ("tmpfs", "bind", "with space\n"):
+        (top / name).mkdir(parents=True)
+    (top / "file").write_text("covered")
+    (place / "elsewhere").mkdir()
+    (place / "elsewhere/secret").write_text("not of the tree")
+    mounts = [
+        ["mount", "-t", "tmpfs", "none", top / "tmpfs"],
+        ["mount", "--bind", place / "elsewhere", top / "bind"],
+        ["mount", "--bind", place / "elsewhere", top / "with space\n"],
+        ["mount", "--bind", place / "elsewhere/secret", top / "file"],
+    ]
+    try:
+        for argv in mounts:
+            subprocess.run(argv, check=True)
+        (top / "tmpfs/inside").write_text("x")
+        store = Store(place / "store")
+        manifest, result = taken(top, store)
+        assert set(findings(result)) == {b"tmpfs", b"bind", b"with space\n", b"file"}
+        assert all("mounted" in text for text in findings(result).values())
+        assert [found.path for found in manifest.entries()] == [b"", b"bind", b"tmpfs", b"with space\n"]
+        assert list(store.places) == []
+        with pytest.raises(OSError, match="mounted") as raised:
+            fs.remove_tree(top)
+        assert raised.value.errno == errno.EBUSY
+        assert (place / "elsewhere/secret").read_text() == "not of the tree"
+    finally:
+        for argv in mounts:
+            subprocess.run(["umount", argv[-1]], check=False)
+
+
+def test_a_file_that_someone_writes_to_all_the_time_is_a_finding(place: Path) -> None:
+    (place / "tree").mkdir()
+    (place / "tree/quiet").write_text("quiet")
+    stop = threading.Event()
+
+    def append() -> None:
+        with (place / "tree/log").open("ab", buffering=0) as log:
+            while not stop.is_set():
+                log.write(b"x" * 4096)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    try:
+        time.sleep(0.05)
+        store = Store(place / "store")
+        manifest, result = taken(place / "tree", store)
+    finally:
+        stop.set()
+        thread.join()
+    assert findings(result) == {b"log": "it changed while it was read, 3 times"}
+    assert len(content(store, entry(manifest, b"log"))) == entry(manifest, b"log").size
+    assert content(store, entry(manifest, b"quiet")) == b"quiet"
+
+
+@pytest.mark.parametrize("size", [100, 5 * 2**20])
+@pytest.mark.parametrize("change", ["grow", "shrink", "rewrite"])
+def test_a_file_that_changes_once_is_read_again(
+    place: Path, size: int, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place / "tree/file"
+    path.parent.mkdir()
+    path.write_bytes(b"a" * size)
+    real = take._pread
+    calls = iter(range(10**6))
+
+    def pread(fd: int, length: int, offset: int) -> bytes:
+        piece = real(fd, length, offset)
+        if next(calls) == 0:
+            if change == "shrink":
+                os.truncate(path, size // 2)
+            with path.open("r+b") as file:
+                if change == "grow":
+                    file.seek(0, os.SEEK_END)
+                file.write(b"b" * 50)
+        return piece
+
+    monkeypatch.setattr(take, "_pread", pread)
+    store = Store(place / "store")
+    manifest, result = taken(place / "tree", store)
+    assert result.findings == []
+    assert content(store, entry(manifest, b"file")) == path.read_bytes()
+
+
+def test_two_changes_in_one_tick_of_the_clock_are_not_missed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As git's "racily clean": the times after the change are those before it."""
+    path = place / "tree/file"
+    path.parent.mkdir()
+    path.write_bytes(b"old")
+    real, calls = take._pread, iter(range(10**6))
+    version = take._version
+    first = version(path.stat())
+
+    def pread(fd: int, length: int, offset: int) -> bytes:
+        piece = real(fd, length, offset)
+        if next(calls) == 0:
+            path.write_bytes(b"new")
+        return piece
+
+    monkeypatch.setattr(take, "_pread", pread)
+    monkeypatch.setattr(take, "_version", lambda info: first if next(calls) < 4 else version(info))
+    store = Store(place / "store")
+    manifest, _ = taken(place / "tree", store)
+    assert content(store, entry(manifest, b"file")) == b"new"
+
+
+def test_a_file_that_grows_for_ever_ends(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place / "tree/file"
+    path.parent.mkdir()
+    path.write_bytes(bytes(take.LARGE))
+    read = []
+
+    def pread(fd: int, length: int, offset: int) -> bytes:
+        read.append(length)
+        assert len(read) < 100
+        return b"\1" * length
+
+    monkeypatch.setattr(take, "_pread", pread)
+    _, result = taken(place / "tree", Store(place / "store"))
+    assert list(findings(result)) == [b"file"]
+
+
+def replacing(monkeypatch: pytest.MonkeyPatch, path: Path, act) -> None:  # type: ignore[no-untyped-def]
+    """Do something to a file between the moment the walk sees it and the moment it is opened."""
+    real = take.open_file
+
+    def open_file(found: tree.Found) -> int:
+        if found.path == os.fsencode(path.name):
+            act()
+        return real(found)
+
+    monkeypatch.setattr(take, "open_file", open_file)
+
+
+def test_files_that_vanish_are_findings_and_their_other_names_are_taken(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = place / "tree"
+    top.mkdir()
+    (top / "gone").write_text("content")
+    os.link(top / "gone", top / "other name")
+    os.link(top / "gone", top / "third name")
+    replacing(monkeypatch, top / "gone", (top / "gone").unlink)
+    store = Store(place / "store")
+    manifest, result = taken(top, store)
+    assert findings(result) == {
+        b"gone": "it could not be read: No such file or directory",
+        b"": "the folder changed while it was read",
+    }
+    assert content(store, entry(manifest, b"other name")) == b"content"
+    assert entry(manifest, b"third name").link_to == b"other name"
+
+
+def test_a_hard_link_to_a_file_that_could_not_be_read_is_a_finding(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = place / "tree"
+    top.mkdir()
+    (top / "bad").write_text("on a bad sector")
+    os.link(top / "bad", top / "other name")
+    (top / "good").write_text("good")
+    bad = (top / "bad").stat().st_ino
+    real = os.pread
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        if os.fstat(fd).st_ino == bad:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    manifest, result = taken(top, Store(place / "store"))
+    assert findings(result) == {
+        b"bad": "it could not be read: Input/output error",
+        b"other name": "it is a hard link to a file that could not be read",
+    }
+    assert [found.path for found in manifest.entries()] == [b"", b"good"]
+
+
+def test_attributes_that_cannot_be_read_are_findings_and_the_rest_is_taken(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = place / "tree"
+    (top / "folder").mkdir(parents=True)
+    (top / "folder/file").write_text("x")
+
+    def listxattr(*args: object, **options: object) -> list[str]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "listxattr", listxattr)
+    manifest, result = taken(top, Store(place / "store"))
+    assert set(findings(result)) == {b"", b"folder", b"folder/file"}
+    assert len(manifest.lines) == 3
+
+
+def test_a_file_replaced_by_a_fifo_does_not_block(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place / "tree/file"
+    path.parent.mkdir()
+    path.write_text("x")
+
+    def act() -> None:
+        path.unlink()
+        os.mkfifo(path)
+
+    replacing(monkeypatch, path, act)
+    _, result = taken(place / "tree", Store(place / "store"))
+    assert findings(result)[b"file"] == "it was replaced by something that is no file"
+
+
+def test_a_file_replaced_by_a_symlink_is_not_followed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place / "tree/file"
+    path.parent.mkdir()
+    path.write_text("x")
+    (place / "secret").write_text("secret")
+
+    def act() -> None:
+        path.unlink()
+        path.symlink_to(place / "secret")
+
+    replacing(monkeypatch, path, act)
+    store = Store(place / "store")
+    manifest, result = taken(place / "tree", store)
+    assert b"file" in findings(result)
+    assert len(manifest.lines) == 1
+    assert list(store.places) == []
+
+
+def test_a_file_replaced_by_another_is_no_hard_link_of_the_old_one(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place / "tree/file"
+    path.parent.mkdir()
+    path.write_text("old")
+    os.link(path, place / "tree/old name")
+    (place / "new").write_text("new")
+    replacing(monkeypatch, path, lambda: (place / "new").rename(path))
+    store = Store(place / "store")
+    manifest, _ = taken(place / "tree", store)
+    assert content(store, entry(manifest, b"file")) == b"new"
+    assert content(store, entry(manifest, b"old name")) == b"old"
+
+
+@pytest.mark.parametrize("to", ["symlink", "folder", "nothing"])
+def test_a_folder_swapped_in_the_walk_leads_nowhere(place: Path, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = place / "tree"
+    (top / "folder").mkdir(parents=True)
+    (top / "folder/inside").write_text("x")
+    (place / "outside").mkdir()
+    (place / "outside/secret").write_text("secret")
+    real = tree._enter
+
+    def enter(found: tree.Found, report):  # type: ignore[no-untyped-def]
+        if found.path == b"folder":
+            (top / "folder").rename(place / "away")
+            if to == "symlink":
+                (top / "folder").symlink_to(place / "outside")
+            elif to == "folder":
+                (place / "outside").rename(top / "folder")
+        return real(found, report)
+
+    monkeypatch.setattr(tree, "_enter", enter)
+    manifest, result = taken(top, Store(place / "store"))
+    assert set(findings(result)) == {b"folder", b""}
+    assert [found.path for found in manifest.entries()] == [b"", b"folder"]
+
+
+def test_a_folder_that_changes_while_it_is_read_is_a_finding(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place / "tree/sub/file"
+    path.parent.mkdir(parents=True)
+    path.write_text("x")
+    real = take.open_file
+    time.sleep(0.02)
+
+    def open_file(found: tree.Found) -> int:
+        (path.parent / "late").write_text("came too late for the list")
+        return real(found)
+
+    monkeypatch.setattr(take, "open_file", open_file)
+    _, result = taken(place / "tree", Store(place / "store"))
+    assert findings(result) == {b"sub": "the folder changed while it was read"}
+
+
+AS_NOBODY = """
+import os, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+from pathlib import Path
+from statelesskit.manifest import HEADER, Manifest
+from statelesskit.store import Store
+from statelesskit.take import take_tree
+lines = []
+taken = take_tree(Path(sys.argv[1]), Store(Path(sys.argv[2])), lines.append)
+for entry in Manifest.parse(HEADER + b"".join(lines)).entries():
+    print("entry", os.fsdecode(entry.path))
+for finding in taken.findings:
+    print("finding", os.fsdecode(finding.path), finding.finding, sep="|")
+"""
+
+
+def test_what_may_not_be_read_is_a_finding(place: Path) -> None:
+    top = place / "tree"
+    for name in ("closed", "no entry", "open"):
+        (top / name).mkdir(parents=True)
+        (top / name / "file").write_text("x")
+    (top / "secret").write_text("x")
+    os.link(top / "secret", top / "secret too")
+    for name, mode in (("secret", 0), ("closed", 0o700), ("no entry", 0o744), ("open", 0o755)):
+        (top / name).chmod(mode)
+    (place / "store").mkdir()
+    os.chown(place / "store", 65534, 65534)
+    place.chmod(0o755)
+    # The interpreter may live where nobody can go, so it changes its user after it has started.
+    argv = [sys.executable, "-c", AS_NOBODY, top, place / "store"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd="/")
+    lines = done.stdout.splitlines()
+    assert [line[6:] for line in lines if line.startswith("entry")] == ["", "closed", "no entry", "open", "open/file"]
+    assert sorted(line.split("|")[1] for line in lines if line.startswith("finding")) == [
+        "",
+        "closed",
+        "no entry/file",
+        "secret",
+        "secret too",
+    ]
+
+
+# --- snapshots --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def desktop(site: Site) -> Path:
+    top = add_prototype(site)
+    top.mkdir()
+    for number in range(30):
+        (top / f"folder{number}").mkdir()
+        for other in range(10):
+            (top / f"folder{number}/{other}").write_text(f"{number} {other}" * 50)
+    return top
+
+
+def test_an_unchanged_tree_has_the_same_digest_and_another_name(site: Site, desktop: Path) -> None:
+    first, _ = snapshot.take(site, "desktop")
+    second, result = snapshot.take(site, "desktop", note="again")
+    assert first.name != second.name
+    assert first.digest == second.digest == snapshot.load_manifest(site, second).digest
+    assert (result.new_bytes, second.parent, second.note, second.sequence) == (0, first.name, "again", 2)
+    (desktop / "folder0/0").chmod(0o600)
+    third, _ = snapshot.take(site, "desktop")
+    assert third.digest != first.digest
+    assert snapshot.list_snapshots(site) == [first, second, third]
+    assert snapshot.list_snapshots(site, "desk") == []
+    assert snapshot.load(site, third.name) == third
+
+
+def test_the_order_is_the_sequence_whatever_the_clock_says(
+    site: Site, desktop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([5, 5, 5, 2, 7])
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return datetime(2026, 11, 23, 7, 30, next(times), tzinfo=UTC)
+
+    monkeypatch.setattr(snapshot, "datetime", Clock)
+    names = [snapshot.take(site, "desktop")[0].name for _ in range(5)]
+    base = "desktop-20261123T0730"
+    assert names == [f"{base}05Z", f"{base}05Z-2", f"{base}05Z-3", f"{base}02Z", f"{base}07Z"]
+    assert [found.name for found in snapshot.list_snapshots(site)] == names
+
+
+def test_a_prototype_whose_tree_is_gone_is_named(site: Site) -> None:
+    add_prototype(site)
+    with pytest.raises(NotFoundError, match="desktop"):
+        snapshot.take(site, "desktop")
+    assert list(site.snapshots.iterdir()) == []
+
+
+def test_leftovers_of_a_prototype_with_a_like_name_stay(site: Site, desktop: Path) -> None:
+    """ "desktop.partial-x" is a good name for a prototype, and a take of it may be going on."""
+    other = site.snapshots / f".desktop{fs.PARTIAL}x{fs.PARTIAL}01234567"
+    dead = site.snapshots / f".desktop{fs.PARTIAL}01234567"
+    other.mkdir()
+    dead.mkdir()
+    snapshot.take(site, "desktop")
+    assert other.exists()
+    assert not dead.exists()
+
+
+# --- what dies --------------------------------------------------------------------------------
+
+
+def check_clean(site: Site) -> None:
+    for found in snapshot.list_snapshots(site):
+        assert list(snapshot.verify(site, found)) == []
+
+
+def test_kill_9_at_any_moment_leaves_nothing_half_made(site: Site, desktop: Path) -> None:
+    noise = random.Random(9)
+    for number in range(8):
+        (desktop / f"large{number}").write_bytes(noise.randbytes(3 * 2**20))
+    began = time.monotonic()
+    snapshot.take(site, "desktop")
+    whole = time.monotonic() - began
+    complete, left = 1, 0
+    for _ in range(16):
+        (desktop / "changes").write_bytes(noise.randbytes(8 * 2**20))
+        argv = statelesskit(site, "snapshot", "take", "desktop")
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            before = set(leftovers(site))
+            while set(leftovers(site)) <= before and process.poll() is None:
+                time.sleep(0.002)  # until it has begun to write
+            time.sleep(0.6 * whole * noise.random())
+        finally:
+            process.kill()
+            process.wait()
+        left += bool(leftovers(site))
+        check_clean(site)
+        complete = max(complete, len(snapshot.list_snapshots(site)))
+    assert left > 1, "the moments were not in the middle"
+    last, _ = snapshot.take(site, "desktop")
+    check_clean(site)
+    assert leftovers(site) == []
+    sequences = [found.sequence for found in snapshot.list_snapshots(site)]
+    assert sequences == list(range(1, len(sequences) + 1))
+    assert last.sequence == complete + 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_cancels_cleanly_and_at_once(site: Site, desktop: Path, number: signal.Signals) -> None:
+    (desktop / "zeros").touch()
+    os.truncate(desktop / "zeros", 2**36)  # takes a minute to read, and no space
+    argv = statelesskit(site, "snapshot", "take", "desktop")
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not list((site.store / "packs").glob(f".*{fs.PARTIAL}*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(number)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - began < 5
+    assert process.returncode == 143, err
+    assert b"Traceback" not in err
+    assert leftovers(site) == []
+    assert list((site.store / "packs").iterdir()) == []
+    assert snapshot.list_snapshots(site) == []
+    os.truncate(desktop / "zeros", 0)
+    snapshot.take(site, "desktop")
+    check_clean(site)
+
+
+def test_a_full_disk_leaves_nothing_and_works_again_with_space(place: Path) -> None:
+    root = place / "site"
+    root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "none", root], check=True)
+    for name, mode in FOLDERS.items():
+        (root / name).mkdir(mode=mode)
+    (root / "site.toml").write_text(TEMPLATE.format(format=1, name="t", base_dn="ou=stateless", port=1))
+    site = load_site(root)
+    top = place / "elsewhere"
+    top.mkdir()
+    folder = add_prototype(site).parent
+    about = json.loads((folder / "prototype.json").read_text())
+    (folder / "prototype.json").write_text(json.dumps(about | {"source": f"at:{top}", "tree": str(top)}))
+    (top / "small").write_text("small")
+    first, _ = snapshot.take(site, "desktop")
+    used = fs.free_bytes(root)
+    for number in range(20):
+        (top / f"noise{number}").write_bytes(random.Random(number).randbytes(2**20))
+    (top / "large").write_bytes(random.Random(1).randbytes(9 * 2**20))
+    with pytest.raises(NoSpaceError) as raised:
+        snapshot.take(site, "desktop")
+    assert raised.value.exit_code == 8
+    assert str(root) in str(raised.value)
+    assert leftovers(site) == []
+    assert fs.free_bytes(root) >= used - 16384
+    check_clean(site)
+    done = subprocess.run(
+        statelesskit(site, "snapshot", "take", "desktop"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 8, done.stderr
+    assert "free some space" in done.stderr
+    subprocess.run(["mount", "-o", "remount,size=64m", root], check=True)
+    second, _ = snapshot.take(site, "desktop")
+    assert (second.sequence, second.parent) == (2, first.name)
+    check_clean(site)
+
+
+# --- verify -----------------------------------------------------------------------------------
+
+
+def verified(site: Site) -> subprocess.CompletedProcess[str]:
+    argv = statelesskit(site, "snapshot", "verify", "--json")
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+def flip(path: Path, place: int) -> None:
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 0x10
+    path.write_bytes(data)
+
+
+def test_verify_names_what_is_damaged(site: Site, desktop: Path) -> None:
+    (desktop / "noise").write_bytes(random.Random(4).randbytes(500_000))
+    found, _ = snapshot.take(site, "desktop")
+    done = verified(site)
+    assert (done.returncode, done.stdout) == (0, "")
+    folder = site.snapshots / found.name
+    pack = Store(site.store).places[bytes.fromhex(entry(snapshot.load_manifest(site, found), b"noise").sha256)][0].path
+    whole = {path: path.read_bytes() for path in (pack, folder / snapshot.MANIFEST, folder / snapshot.ABOUT)}
+
+    def restore() -> None:
+        for path, data in whole.items():
+            path.write_bytes(data)
+
+    flip(pack, len(whole[pack]) // 2)
+    done = verified(site)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert {row["snapshot"] for row in rows} == {found.name}
+    assert "noise" in {row["path"] for row in rows}
+    assert str(pack) in next(row["finding"] for row in rows if not row["path"])
+
+    restore()
+    flip(pack, -3)  # in the tables: nothing in it can be found any more
+    rows = [json.loads(line) for line in verified(site).stdout.splitlines()]
+    assert "noise" in {row["path"] for row in rows}
+    assert str(pack) in next(row["finding"] for row in rows if not row["path"])
+
+    restore()
+    pack.unlink()
+    rows = [json.loads(line) for line in verified(site).stdout.splitlines()]
+    assert "noise" in {row["path"] for row in rows}
+    assert all("not in the store" in row["finding"] for row in rows)
+
+    restore()
+    manifest = folder / snapshot.MANIFEST
+    for spoil in (
+        lambda: flip(manifest, len(whole[manifest]) // 2),
+        lambda: manifest.write_bytes(b""),
+        manifest.unlink,
+    ):
+        spoil()
+        done = verified(site)
+        (row,) = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.returncode == 1
+        assert str(manifest) in row["finding"]
+
+    restore()
+    (folder / snapshot.MANIFEST).write_bytes(whole[manifest] + b"\0")
+    assert verified(site).returncode == 1
+
+    restore()
+    about = json.loads(whole[folder / snapshot.ABOUT])
+    (folder / snapshot.ABOUT).write_text(json.dumps(about | {"files": about["files"] + 1}))
+    assert "counts other" in verified(site).stdout
+    assert verified(site).returncode == 1
+    restore()
+    assert verified(site).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"{", b"[]", b"null", b'{"format":1}', b'{"format":2}', b"\xff", b"[" * 10_000, None],
+)
+def test_a_broken_description_is_named_and_hurts_no_other_prototype(
+    site: Site, desktop: Path, broken: bytes | None
+) -> None:
+    found, _ = snapshot.take(site, "desktop")
+    (add_prototype(site, "kiosk")).mkdir()
+    about = site.snapshots / found.name / snapshot.ABOUT
+    about.unlink() if broken is None else about.write_bytes(broken)
+    for call in (
+        lambda: snapshot.load(site, found.name),
+        lambda: snapshot.list_snapshots(site),
+        lambda: snapshot.take(site, "desktop"),
+    ):
+        with pytest.raises(DamagedError, match=str(about)) as raised:
+            call()
+        assert raised.value.exit_code == 9
+    assert leftovers(site) == []
+    assert snapshot.take(site, "kiosk")[0].sequence == 1
+
+
+@pytest.mark.parametrize("field", ["name", "sequence", "taken_at", "bytes", "digest", "note", "state"])
+def test_a_description_with_a_wrong_field_is_damaged(site: Site, desktop: Path, field: str) -> None:
+    found, _ = snapshot.take(site, "desktop")
+    about = site.snapshots / found.name / snapshot.ABOUT
+    for wrong in (True, None, [], 1.5, {}):
+        about.write_text(json.dumps({"format": 1, **found.as_json(), field: wrong}))
+        with pytest.raises(DamagedError):
+            snapshot.load(site, found.name)
+
+
+def test_a_snapshot_under_another_name_is_named(site: Site, desktop: Path) -> None:
+    found, _ = snapshot.take(site, "desktop")
+    other = site.snapshots / "desktop-20200101T000000Z"
+    (site.snapshots / found.name).rename(other)
+    with pytest.raises(DamagedError, match=found.name):
+        snapshot.list_snapshots(site)
+
+
+def test_unknown_fields_stay(site: Site, desktop: Path) -> None:
+    found, _ = snapshot.take(site, "desktop")
+    about = site.snapshots / found.name / snapshot.ABOUT
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"of a newer version": [1]}))
+    before, after = snapshot.set_state(site, found.name, "tested")
+    assert (before.state, after.state) == ("staged", "tested")
+    assert json.loads(about.read_text())["of a newer version"] == [1]
