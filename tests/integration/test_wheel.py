@@ -51,8 +51,9 @@ def test_everything_comes_from_the_wheel(installed: Path, tmp_path: Path) -> Non
         "print(papermill_engines.get_engine('statelesskit').__module__)\n"
     )
     done = subprocess.run(
-        [installed / "python", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+        [installed / "python", "-c", script],
+        cwd=tmp_path, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert str(ROOT) not in done.stdout
     assert "statelesskit.engine" in done.stdout
