@@ -36,6 +36,7 @@ else:
 
 FORMAT = 1
 ABOUT, MANIFEST = "snapshot.json", "manifest.jsonl.zst"
+MEMORY = "take.memory"  # beside a prototype: derived, see statelesskit.memory
 MANIFEST_MAX = 4 * 1024**3  # bytes, decompressed; more than ten million files need
 # A state may only move forward: what was released is never quietly "staged" again.
 STATES = ("staged", "tested", "released", "deprecated", "revoked")
@@ -87,7 +88,8 @@ def take(site: Site, prototype: str, *, note: str = "", progress: Progress = SIL
     if not tree.is_dir():
         raise NotFoundError(f"the tree of the prototype {prototype} is not at {tree}", hint="has it been moved?")
     with fs.work_folder(site.snapshots / prototype) as partial:
-        taken, digest = _write_manifest(partial / MANIFEST, tree, Store(site.store), progress)
+        memory = site.prototypes / prototype / MEMORY
+        taken, digest = _write_manifest(partial / MANIFEST, tree, Store(site.store), progress, memory)
         with held(site.lock_file("snapshots"), what="the list of snapshots", doing="naming a snapshot", wait_s=30):
             snapshot = _named(site, prototype, digest, taken, note)
             partial.chmod(0o755)
@@ -96,7 +98,7 @@ def take(site: Site, prototype: str, *, note: str = "", progress: Progress = SIL
     return snapshot, taken
 
 
-def _write_manifest(path: Path, tree: Path, store: Store, progress: Progress) -> tuple[Taken, str]:
+def _write_manifest(path: Path, tree: Path, store: Store, progress: Progress, memory: Path) -> tuple[Taken, str]:
     total = hashlib.sha256()
     compressor = zstd.ZstdCompressor(level=3)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
@@ -108,7 +110,7 @@ def _write_manifest(path: Path, tree: Path, store: Store, progress: Progress) ->
                 fs.write_all(fd, packed)
 
         emit(HEADER)
-        taken = take_tree(tree, store, emit, progress)
+        taken = take_tree(tree, store, emit, progress, memory_file=memory)
         fs.write_all(fd, compressor.flush())
         fs.fsync(fd)
     finally:
@@ -203,7 +205,12 @@ def _of_type(value: Any, kind: type) -> Any:
 
 
 def load_manifest(site: Site, snapshot: Snapshot) -> Manifest:
-    """Read a snapshot's manifest, check it is the one the snapshot is named for, and every entry of it.
+    """Read a snapshot's manifest and check every entry of it. Raises as :func:`manifest_text`."""
+    return Manifest.parse(manifest_text(site, snapshot))
+
+
+def manifest_text(site: Site, snapshot: Snapshot) -> bytes:
+    """Read a snapshot's manifest as it stands, and check that it is the one the snapshot is named for.
 
     Raises:
         DamagedError: it is missing, cut off, or its digest is another.
@@ -217,7 +224,7 @@ def load_manifest(site: Site, snapshot: Snapshot) -> Manifest:
     digest = "sha256:" + hashlib.sha256(text).hexdigest()
     if digest != snapshot.digest or not decompressor.eof or decompressor.unused_data:
         raise DamagedError(f"the manifest {path} is damaged: its digest is {digest}, expected {snapshot.digest}")
-    return Manifest.parse(text)
+    return text
 
 
 def verify(site: Site, snapshot: Snapshot, progress: Progress = SILENT) -> Iterator[Finding]:

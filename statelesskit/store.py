@@ -49,6 +49,11 @@ class Store:
             self._places = places  # whole, for threads that ask meanwhile
         return self._places
 
+    def pack_files(self) -> frozenset[tuple[str, int, int]]:
+        """Return name, size and time of every pack; a pack is never written again, so they tell if one was."""
+        infos = [(path.name, path.stat()) for path in self.packs.glob(f"[0-9a-f]*{SUFFIX}")]
+        return frozenset((name, info.st_size, info.st_mtime_ns) for name, info in infos)
+
     def forget(self) -> None:
         """Look at the disk again on the next use."""
         self._places = None

@@ -6,6 +6,7 @@ the walker writes the manifest's lines in order as soon as the files before them
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import stat
@@ -13,14 +14,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 from statelesskit.manifest import LINE_MAX, TIME_MAX, TIME_MIN, Entry
+from statelesskit.memory import Memory, Recorder, split
 from statelesskit.progress import SILENT, Progress
 from statelesskit.store import LARGE, PIECE, Store, Writer
-from statelesskit.tree import Finding, Found, describe, holes_of, in_folder, open_file, walk, xattrs_of
+from statelesskit.tree import Finding, Found, Known, describe, holes_of, in_folder, open_file, walk, xattrs_of
 from statelesskit.workers import Workers
 
 THREADS = 2
@@ -30,12 +33,17 @@ TICK_NS = 20_000_000  # the kernel's clock for files steps by up to 10 ms; two c
 
 
 @dataclass(slots=True)
-class _Job:
-    """One open file to read; the reader closes it and sets the entry (None: it could not be read)."""
+class _Item:
+    """One name met: described already, remembered (``line``), or an open file to read.
+
+    A reader closes the file, and sets ``entry`` (None: it could not be read) and ``info`` as it was before.
+    """
 
     found: Found
-    fd: int
+    info: os.stat_result
+    fd: int = -1
     entry: Entry | None = None
+    line: bytes = b""
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -47,7 +55,7 @@ class _Job:
 class _Batch:
     """A run of the walk: entries that are ready, and files still being read, in order."""
 
-    items: list[Entry | _Job] = field(default_factory=list)
+    items: list[_Item | Known] = field(default_factory=list)
     files: int = 0
     bytes: int = 0
     done: threading.Event = field(default_factory=threading.Event)
@@ -69,29 +77,62 @@ class Taken:
     findings: list[Finding] = field(default_factory=list)
 
 
-def take_tree(top: Path, store: Store, emit: Callable[[bytes], None], progress: Progress = SILENT) -> Taken:
-    """Read the tree at ``top``; give the manifest's lines to ``emit`` in order.
+def take_tree(
+    top: Path,
+    store: Store,
+    emit: Callable[[bytes], None],
+    progress: Progress = SILENT,
+    *,
+    memory_file: Path | None = None,
+) -> Taken:
+    """Read the tree at ``top``; give the manifest's lines to ``emit`` in order, one or many at a time.
 
     When this returns, every object the lines name is durably in the store. On any error the store
     holds nothing new, or at most objects that nothing names.
+
+    Args:
+        memory_file: where the last take of this tree left what it saw, and this one leaves it.
 
     Raises:
         NoSpaceError: the store's disk is full.
         OSError: the tree's top cannot be read; what goes wrong below it is a finding instead.
     """
-    with Writer(store, THREADS) as writer:
-        taken = _Pass(writer, emit, progress).take(top)
+    tree = f"{top} {os.stat(top).st_dev} {os.stat(top).st_ino}".encode(errors="surrogateescape")
+    memory = Memory.load(memory_file, tree, store.pack_files()) if memory_file else Memory({})
+    recorder = Recorder(time.time_ns())
+    with Writer(store, THREADS) as writer, _no_collector():
+        taken = _Pass(writer, emit, progress, memory, recorder).take(top)
         if os.geteuid() != 0:
             taken.findings.append(Finding(b"", "it was not read by root, who alone sees trusted attributes"))
         progress.stage("writing to disk")
         writer.finish()
         taken.new_bytes, taken.stored_bytes = sum(writer.new_bytes), writer.stored_bytes
+    if memory_file:
+        recorder.save(memory_file, tree, store.pack_files(), memory)
     return taken
 
 
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keep Python's cycle collector away from hundreds of thousands of small objects that hold no cycles."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class _Pass:
-    def __init__(self, writer: Writer, emit: Callable[[bytes], None], progress: Progress) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        emit: Callable[[bytes], None],
+        progress: Progress,
+        memory: Memory,
+        recorder: Recorder,
+    ) -> None:
         self._writer, self._emit, self._progress = writer, emit, progress
+        self._memory, self._recorder = memory, recorder
         self._taken = Taken()
         self._work: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(2 * THREADS)  # batches handed over and not yet begun
@@ -106,8 +147,11 @@ class _Pass:
         try:
             with self._readers:
                 try:
-                    for found in walk(top, self._taken.findings.append):
-                        self._put(batch, found)
+                    for found in walk(top, self._report, self._memory):
+                        if isinstance(found, Known):
+                            batch.items.append(found)
+                        else:
+                            self._put(batch, found)
                         if batch.full:
                             self._hand_over(batch)
                             batch = _Batch()
@@ -119,18 +163,21 @@ class _Pass:
         finally:  # on a failure files are still open
             for left in (*self._waiting, batch):
                 for item in left.items:
-                    if isinstance(item, _Job):
+                    if isinstance(item, _Item):
                         item.close()
         return self._taken
 
     def _put(self, batch: _Batch, found: Found) -> None:
-        """Describe what the walk found, or open it to be read."""
+        """Describe what the walk found, remember it, or open it to be read."""
+        if line := self._memory.line(*split(found.path), found.info):
+            batch.items.append(_Item(found, found.info, line=line))
+            return
         try:
             if stat.S_ISREG(found.info.st_mode):
                 self._put_file(batch, found)
             elif not self._put_link(batch, found, found.info):
                 xattrs = self._xattrs(found, in_folder(found.folder, found.name))
-                batch.items.append(describe(found, found.info, xattrs))
+                batch.items.append(_Item(found, found.info, entry=describe(found, found.info, xattrs)))
         except OSError as error:
             self._lose(found.path, f"it could not be read: {error.strerror}")
 
@@ -141,7 +188,7 @@ class _Pass:
             if not stat.S_ISREG(info.st_mode):
                 self._lose(found.path, "it was replaced by something that is no file")
             elif not self._put_link(batch, found, info):
-                batch.items.append(_Job(found, fd))
+                batch.items.append(_Item(found, info, fd))
                 batch.files += 1
                 batch.bytes += info.st_size
                 return
@@ -156,7 +203,7 @@ class _Pass:
             return False
         first = self._links.setdefault((info.st_dev, info.st_ino), found.path)
         if first != found.path:
-            batch.items.append(Entry(found.path, "link", link_to=first))
+            batch.items.append(_Item(found, info, entry=Entry(found.path, "link", link_to=first)))
         return first != found.path
 
     def _xattrs(self, found: Found, place: int | str) -> tuple[tuple[bytes, bytes], ...]:
@@ -167,7 +214,11 @@ class _Pass:
             return ()
 
     def _find(self, path: bytes, finding: str) -> None:
-        self._taken.findings.append(Finding(path, finding))
+        self._report(Finding(path, finding))
+
+    def _report(self, finding: Finding) -> None:
+        self._taken.findings.append(finding)
+        self._recorder.doubt(finding.path)
 
     def _lose(self, path: bytes, finding: str) -> None:
         """Note a finding for what will have no line."""
@@ -188,19 +239,36 @@ class _Pass:
         while self._waiting and (everything or self._waiting[0].done.is_set()):
             batch = self._waiting.popleft()
             for item in batch.items:
-                if entry := item.entry if isinstance(item, _Job) else item:
-                    self._write(entry)
+                if isinstance(item, Known):
+                    self._write_known(item)
+                elif item.line:
+                    size = item.info.st_size if stat.S_ISREG(item.info.st_mode) else None
+                    self._write_line(item, item.line, size)
+                elif item.entry:
+                    self._write(item, item.entry)
             self._progress.advance(batch.files)
 
-    def _write(self, entry: Entry) -> None:
+    def _write_known(self, known: Known) -> None:
+        self._emit(known.lines)
+        self._taken.entries += known.entries
+        if known.folder:
+            self._taken.files += known.folder.files
+            self._taken.bytes += known.folder.content_bytes
+            self._recorder.keep(known.prefix, known.folder)
+
+    def _write(self, item: _Item, entry: Entry) -> None:
         if entry.type == "link" and entry.link_to in self._lost:
             self._lose(entry.path, "it is a hard link to a file that could not be read")
             return
-        self._emit(self._fitting(entry).encode())
+        self._write_line(item, self._fitting(entry).encode(), entry.size if entry.type == "file" else None)
+
+    def _write_line(self, item: _Item, line: bytes, size: int | None) -> None:
+        self._emit(line)
+        self._recorder.add(item.found.path, item.info, line)
         self._taken.entries += 1
-        if entry.type == "file":
+        if size is not None:
             self._taken.files += 1
-            self._taken.bytes += entry.size
+            self._taken.bytes += size
 
     def _fitting(self, entry: Entry) -> Entry:
         """Leave out, with a finding, what a manifest can't hold."""
@@ -219,12 +287,12 @@ class _Pass:
         while batch := self._work.get():
             self._room.release()
             for item in batch.items:
-                if isinstance(item, _Job) and not self._readers.failure:
+                if isinstance(item, _Item) and item.fd >= 0 and not self._readers.failure:
                     item.entry = self._read(thread, item)
                     item.close()
             batch.done.set()
 
-    def _read(self, thread: int, job: _Job) -> Entry | None:
+    def _read(self, thread: int, job: _Item) -> Entry | None:
         """Read one file, again if it changed meanwhile."""
         path = job.found.path
         try:
@@ -240,10 +308,10 @@ class _Pass:
         self._find(path, f"it changed while it was read, {TRIES} times")
         return replace(entry, holes=())
 
-    def _read_once(self, thread: int, job: _Job) -> tuple[Entry, bool]:
+    def _read_once(self, thread: int, job: _Item) -> tuple[Entry, bool]:
         """Read one file; say also whether it surely did not change meanwhile."""
         with _SOURCE:
-            before = os.fstat(job.fd)
+            before = job.info = os.fstat(job.fd)
             settled = not 0 <= time.time_ns() - before.st_ctime_ns < TICK_NS
             entry = describe(job.found, before, self._xattrs(job.found, job.fd))
             holes = holes_of(job.fd, before.st_size)

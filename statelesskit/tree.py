@@ -12,9 +12,11 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 from statelesskit import fs
-from statelesskit.manifest import PATH_MAX, Entry
+from statelesskit.manifest import NAME_MAX, PATH_MAX, Entry
+from statelesskit.memory import Folder, Memory
 
 TYPES = {
     stat.S_IFREG: "file",
@@ -51,22 +53,43 @@ class Found:
     info: os.stat_result
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Lines of a folder in which nothing changed; the first run of a folder brings its record."""
+
+    prefix: bytes
+    lines: bytes
+    entries: int
+    folder: Folder | None
+
+
 @dataclass(slots=True)
 class _Level:
-    """A folder we are in: ``names`` are still to come, ``inside`` are its folders that still must be entered."""
+    """A folder we are in: ``names`` are still to come, ``inside`` are its folders that still must be entered.
+
+    Of a folder in which nothing changed, ``runs`` are to come instead: lines, and folders to enter.
+    """
 
     fd: int
     prefix: bytes
     info: os.stat_result
     names: list[bytes]
     inside: list[Found] = field(default_factory=list)
+    runs: list[Known | Found] | None = None
 
 
-def walk(top: Path, report: Callable[[Finding], None]) -> Iterator[Found]:
+@overload
+def walk(top: Path, report: Callable[[Finding], None]) -> Iterator[Found]: ...
+@overload
+def walk(top: Path, report: Callable[[Finding], None], memory: Memory) -> Iterator[Found | Known]: ...
+def walk(top: Path, report: Callable[[Finding], None], memory: Memory | None = None) -> Iterator[Found | Known]:
     """Yield everything below ``top``, itself first, in the order of the full paths' bytes.
 
     What can't be reached, what another file system mounted in the tree hides, and folders that change
     while we are in them are reported.
+
+    Args:
+        memory: of an earlier walk; where nothing changed since, the lines it holds are yielded instead.
     """
     fs.allow_deep_trees()  # one descriptor stays open for each level we are deep
     mounted = fs.mounts_below(top)
@@ -76,15 +99,19 @@ def walk(top: Path, report: Callable[[Finding], None]) -> Iterator[Found]:
     try:
         levels[0].names = _names(root)
         yield Found(b"", root, b".", info)
+        _recall(levels[0], memory, mounted)
         while levels:
             level = levels[-1]
+            enter: Found | None = None
+            if level.runs:
+                run = level.runs.pop()
+                if isinstance(run, Known):
+                    yield run
+                else:
+                    enter = run
             # "a", "a.b", "a/c": a name comes before the inside of the folder "a" if it sorts before "a/".
-            if level.inside and (not level.names or level.inside[-1].name + b"/" < level.names[-1]):
-                found = level.inside.pop()
-                if found.path in mounted or found.info.st_dev != info.st_dev:
-                    report(Finding(found.path, "something is mounted here; what is on it is not part of the tree"))
-                elif below := _enter(found, report):
-                    levels.append(below)
+            elif level.inside and (not level.names or level.inside[-1].name + b"/" < level.names[-1]):
+                enter = level.inside.pop()
             elif level.names:
                 name = level.names.pop()
                 if here := _look(level, name, mounted, report):
@@ -95,9 +122,56 @@ def walk(top: Path, report: Callable[[Finding], None]) -> Iterator[Found]:
                 if _moment(os.fstat(level.fd)) != _moment(level.info):
                     report(Finding(level.prefix[:-1], "the folder changed while it was read"))
                 os.close(levels.pop().fd)
+            if enter is None:
+                continue
+            if enter.path in mounted or enter.info.st_dev != info.st_dev:
+                report(Finding(enter.path, "something is mounted here; what is on it is not part of the tree"))
+            elif below := _enter(enter, report):
+                levels.append(below)
+                _recall(below, memory, mounted)
     finally:
         for level in levels:
             os.close(level.fd)
+
+
+def _recall(level: _Level, memory: Memory | None, mounted: set[bytes]) -> None:
+    """If nothing in a folder changed, let its remembered lines stand for its names."""
+    if memory is None or level.prefix not in memory.folders or len(level.prefix) > PATH_MAX - NAME_MAX:
+        return
+    if any(path.startswith(level.prefix) for path in mounted):
+        return  # what is mounted over a name has a fingerprint of its own; look at each
+    names = level.names[::-1]
+    try:
+        infos = [os.stat(name, dir_fd=level.fd, follow_symlinks=False) for name in names]
+    except OSError:
+        return  # the closer look will say what it is
+    folder = memory.unchanged(level.prefix, names, infos)
+    if folder is None:
+        return
+    level.names = []
+    level.runs = _runs(level, names, infos, folder)
+
+
+def _runs(level: _Level, names: list[bytes], infos: list[os.stat_result], folder: Folder) -> list[Known | Found]:
+    """Return a folder's lines, cut where the inside of one of its folders comes, as a stack."""
+    inside = [number for number, info in enumerate(infos) if stat.S_ISDIR(info.st_mode)]
+    if not inside:
+        return [Known(level.prefix, folder.lines, len(names), folder)]
+    lines = folder.lines.splitlines(keepends=True)
+    events = sorted([(name, n) for n, name in enumerate(names)] + [(names[n] + b"/", n) for n in inside])
+    runs: list[Known | Found] = []
+    gathered: list[bytes] = []
+    for key, n in events:
+        if key.endswith(b"/"):
+            if gathered or not runs:
+                runs.append(Known(level.prefix, b"".join(gathered), len(gathered), None if runs else folder))
+                gathered = []
+            runs.append(Found(level.prefix + names[n], level.fd, names[n], infos[n]))
+        else:
+            gathered.append(lines[n])
+    if gathered:
+        runs.append(Known(level.prefix, b"".join(gathered), len(gathered), None))
+    return runs[::-1]
 
 
 def _names(folder: int) -> list[bytes]:
