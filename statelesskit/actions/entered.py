@@ -8,6 +8,10 @@ from statelesskit.errors import DirectoryUnavailableError
 
 def enter(site: Site) -> bool:
     """Register what is missing; False when the directory is away, which the next contact mends."""
+    from statelesskit.directory import slapd
+
+    if not slapd.status(site).running:
+        return False  # seen without importing the whole of ldap3
     from statelesskit.directory import open_directory
     from statelesskit.register import register
 
