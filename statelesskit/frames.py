@@ -4,24 +4,101 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import pandas as pd
 
+from statelesskit import find
 from statelesskit.audit.listing import list_records
 from statelesskit.config import Site
 from statelesskit.directory import assignments, open_directory
 from statelesskit.fleet import fleet_rows
+from statelesskit.inventory import inventory
+from statelesskit.manifest import Entry
+from statelesskit.manifest import diff as compare_manifests
 from statelesskit.names import printable
-from statelesskit.snapshot import list_snapshots
+from statelesskit.packages import Package
+from statelesskit.snapshot import Snapshot, list_snapshots, load, load_manifest
+
+# A time in nanoseconds needs all 64 bits: made a float, as a join with absent rows makes it, it is wrong from
+# the ninth digit on. So integers that can be absent are Int64, which knows absence, and nothing is joined.
+_ENTRY = {
+    "path": "object",
+    "type": "category",
+    "mode": "Int64",
+    "uid": "Int64",
+    "gid": "Int64",
+    "mtime_ns": "Int64",
+    "size": "Int64",
+    "sha256": "object",
+    "target": "object",
+    "major": "Int64",
+    "minor": "Int64",
+    "link_to": "object",
+    "xattrs": "object",
+}
+_PACKAGE = tuple(item.name for item in fields(Package))
 
 
 def snapshots(site: Site) -> pd.DataFrame:
     """All snapshots, one a row, in their stored order."""
-    return pd.DataFrame([snapshot.as_json() for snapshot in list_snapshots(site)]).astype(
-        {"taken_at": "datetime64[ns, UTC]"} if list_snapshots(site) else {}
-    )
+    found = [snapshot.as_json() for snapshot in list_snapshots(site)]
+    frame = pd.DataFrame(found, columns=[item.name for item in fields(Snapshot)])
+    integers = ("sequence", "entries", "files", "bytes")
+    return frame.astype({"taken_at": "datetime64[ns, UTC]", **dict.fromkeys(integers, "int64")})
+
+
+def entries(site: Site, snapshot: str) -> pd.DataFrame:
+    """A snapshot's files with all the manifest says of them, in path order.
+
+    What a kind of file does not have is absent. Names that are not UTF-8 hold surrogates, as the manifest
+    says; ``xattrs`` are dictionaries of bytes.
+    """
+    return _entry_frame(load_manifest(site, load(site, snapshot)).entries())
+
+
+def diff(site: Site, before: str, after: str) -> pd.DataFrame:
+    """The paths that differ between two snapshots: how, in which fields, and each field before and after."""
+    manifests = (load_manifest(site, load(site, name)) for name in (before, after))
+    changes = compare_manifests(*manifests)
+    about = pd.DataFrame([change.as_json() for change in changes], columns=["path", "change", "fields"])
+    was = _entry_frame(change.before for change in changes).drop(columns="path")
+    now = _entry_frame(change.after for change in changes).drop(columns="path")
+    about = about.astype({"path": "object", "change": "category"})
+    return pd.concat([about, was.add_suffix("_before"), now.add_suffix("_after")], axis="columns")
+
+
+def packages(site: Site, names: Iterable[str] | None = None) -> pd.DataFrame:
+    """The packages of some snapshots, or of all: one row for each snapshot and package."""
+    chosen = list_snapshots(site) if names is None else [load(site, name) for name in names]
+    rows = [{"snapshot": one.name, **asdict(item)} for one in chosen for item in inventory(site, one).packages]
+    frame = pd.DataFrame(rows, columns=["snapshot", *_PACKAGE], dtype="object")
+    return frame.astype(dict.fromkeys(("snapshot", "manager", "arch"), "category"))
+
+
+def which_hold(site: Site, *, path: str = "", sha256: str = "", package: str = "") -> pd.DataFrame:
+    """The snapshots that hold a file, a content or a package; :func:`statelesskit.find.which_hold` says how to ask."""
+    raw = path.encode("utf-8", "surrogateescape")
+    rows = [held.as_json() for held in find.which_hold(site, path=raw, sha256=sha256, package=package)]
+    about = _PACKAGE if package else ("path", "type", "size", "sha256")
+    frame = pd.DataFrame(rows, columns=["snapshot", "state", *about], dtype="object")
+    return frame if package else frame.astype({"size": "Int64"})
+
+
+def _entry_frame(found: Iterable[Entry | None]) -> pd.DataFrame:
+    """Make one row of each entry; all is absent in the row of one that is absent."""
+    rows = [entry.fields() | _defaults(entry) if entry else {} for entry in found]
+    return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=kind) for name, kind in _ENTRY.items()})
+
+
+def _defaults(entry: Entry) -> dict[str, Any]:
+    """Return what a manifest leaves out, and the attributes as bytes."""
+    if entry.type == "link":
+        return {}
+    attributes = {name.decode("utf-8", "surrogateescape"): value for name, value in entry.xattrs}
+    same = {name: getattr(entry, name) for name in ("mode", "uid", "gid", "mtime_ns")}
+    return {**same, "xattrs": attributes}
 
 
 def fleet(site: Site) -> pd.DataFrame:

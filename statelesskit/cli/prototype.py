@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from statelesskit.actions.create_prototype import CreatePrototype
+from statelesskit.cli import differences
 from statelesskit.cli.acting import JSON, action_command, site_of
 
 
@@ -76,6 +79,33 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
         "last_snapshot": snapshots[-1] if snapshots else None,
     }
     (output.json_line if as_json else output.facts)(shown)
+
+
+@prototype.command()
+@click.argument("name")
+@click.option("--since", metavar="SNAPSHOT", help="The snapshot to compare with, instead of its last one.")
+@click.option("--reread", is_flag=True, help="Read every file, also those whose length and time are as they were.")
+@differences.question_options
+@JSON
+@click.pass_context
+def changes(ctx: click.Context, /, name: str, since: str | None, reread: bool, as_json: bool, **question: Any) -> None:
+    """Show what a prototype holds that its last snapshot does not."""
+    from statelesskit.contents import Contents
+    from statelesskit.errors import NotFoundError
+    from statelesskit.prototype import load
+    from statelesskit.snapshot import list_snapshots, load_manifest
+    from statelesskit.snapshot import load as load_snapshot
+    from statelesskit.store import Store
+
+    site = site_of(ctx)
+    load(site, name)
+    if not (taken := [load_snapshot(site, since)] if since else list_snapshots(site, name)):
+        raise NotFoundError(
+            f"there is no snapshot of {name} to compare with", hint=f"statelesskit snapshot take {name} makes one"
+        )
+    store = Store(site.store)
+    before = Contents(load_manifest(site, taken[-1]), store)
+    differences.show_pending(site, name, taken[-1].name, before, store, reread=reread, as_json=as_json, **question)
 
 
 @prototype.command(context_settings={"ignore_unknown_options": True})

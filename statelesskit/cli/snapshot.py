@@ -9,6 +9,7 @@ import click
 
 from statelesskit.actions.set_snapshot_state import SetSnapshotState
 from statelesskit.actions.take_snapshot import TakeSnapshot
+from statelesskit.cli import differences
 from statelesskit.cli.acting import JSON, action_command, site_of
 
 
@@ -86,30 +87,123 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
 
 @snapshot.command()
 @click.argument("before")
-@click.argument("after")
-@click.option("--packages", is_flag=True, help="Compare the installed packages instead of the files.")
+@click.argument("after", required=False)
+@click.option("--prototype", metavar="NAME", help="Compare with a prototype as it is now, instead of with AFTER.")
+@differences.question_options
 @JSON
 @click.pass_context
-def diff(ctx: click.Context, before: str, after: str, packages: bool, as_json: bool) -> None:
-    """Show what differs between two snapshots."""
-    from statelesskit import manifest
-    from statelesskit.cli import output
-    from statelesskit.packages import package_changes
+def diff(
+    ctx: click.Context, /, before: str, after: str | None, prototype: str | None, as_json: bool, **question: Any
+) -> None:
+    """Show what differs between two snapshots: by file, by package or by risk, or the text of one file."""
+    from statelesskit.contents import Contents
     from statelesskit.snapshot import load, load_manifest
     from statelesskit.store import Store
 
+    if (after is None) == (prototype is None):
+        raise click.UsageError("give two snapshots, or one and --prototype NAME")
     site = site_of(ctx)
-    old, new = (load_manifest(site, load(site, name)) for name in (before, after))
-    if packages:
-        rows = package_changes(old, new, Store(site.store))
+    store = Store(site.store)
+    old = Contents(load_manifest(site, load(site, before)), store)
+    if prototype is not None:
+        differences.show_pending(site, prototype, before, old, store, as_json=as_json, **question)
+        return
+    assert after is not None
+    new = Contents(load_manifest(site, load(site, after)), store)
+    differences.show(old, new, (before, after), as_json=as_json, **question)
+
+
+@snapshot.command()
+@click.argument("name")
+@JSON
+@click.pass_context
+def inventory(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Show the packages, kernels and OS release of a snapshot."""
+    from statelesskit.cli import output
+    from statelesskit.inventory import inventory as inventory_of
+    from statelesskit.snapshot import load
+
+    site = site_of(ctx)
+    one = load(site, name)
+    found = inventory_of(site, one)
+    if as_json:
+        output.json_line({"snapshot": one.name, "digest": one.digest, **found.as_json()})
+        return
+    output.facts(
+        {
+            "snapshot": one.name,
+            "release": found.os_release.get("PRETTY_NAME"),
+            "kernels": " ".join(kernel.version for kernel in found.kernels) or None,
+            "packages": len(found.packages),
+        }
+    )
+    output.table(
+        (
+            {
+                "package": package.name,
+                "arch": package.arch,
+                "version": package.version,
+                "source": package.source,
+                "source_version": package.source_version,
+            }
+            for package in found.packages
+        ),
+        empty="no package database was found in it",
+    )
+    for finding in found.findings:
+        output.note(f"finding: {finding.as_json()['path'] or '.'}: {finding.finding}")
+
+
+@snapshot.command()
+@click.argument("name")
+@click.option("--format", "kind", type=click.Choice(["cyclonedx-json"]), default="cyclonedx-json", show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False), metavar="FILE", help="Write it to a file instead.")
+@click.pass_context
+def sbom(ctx: click.Context, name: str, kind: str, output: str | None) -> None:
+    """Print the bill of materials of a snapshot. The same snapshot always gives the same bytes."""
+    from pathlib import Path
+
+    from statelesskit.fs import write_file
+    from statelesskit.inventory import inventory as inventory_of
+    from statelesskit.sbom import cyclonedx
+    from statelesskit.snapshot import load
+
+    site = site_of(ctx)
+    one = load(site, name)
+    text = cyclonedx(one, inventory_of(site, one))
+    if output:
+        write_file(Path(output), text.encode())
     else:
-        rows = [change.as_json() for change in manifest.diff(old, new)]
+        click.echo(text, nl=False)
+
+
+@snapshot.command()
+@click.option("--path", help="A file or folder that has this path.")
+@click.option("--sha256", metavar="DIGEST", help="A file with this content.")
+@click.option("--package", metavar="NAME[=VERSION]", help="A package, or what was built from this source.")
+@JSON
+@click.pass_context
+def find(ctx: click.Context, path: str | None, sha256: str | None, package: str | None, as_json: bool) -> None:
+    """Find the snapshots that hold a file, a content or a package."""
+    import os
+
+    from statelesskit.cli import output
+    from statelesskit.find import which_hold
+
+    with output.progress() as progress:
+        held = which_hold(
+            site_of(ctx),
+            path=os.fsencode(path or ""),
+            sha256=sha256 or "",
+            package=package or "",
+            progress=progress,
+        )
+        rows = [one.as_json() for one in held]
     if as_json:
         for row in rows:
             output.json_line(row)
-        return
-    shown = [{name: " ".join(v) if isinstance(v, list) else v for name, v in row.items()} for row in rows]
-    output.table(shown, empty="they do not differ")
+    else:
+        output.table(rows, empty="no snapshot holds it")
 
 
 @snapshot.command()
