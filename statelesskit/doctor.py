@@ -97,7 +97,12 @@ def _key(path: Path) -> Diagnosis:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
-        return Diagnosis("record key", "wrong", f"{path}: {error.strerror}", "statelesskit site init makes it")
+        return Diagnosis(
+            "record key",
+            "wrong",
+            f"{path}: {error.strerror}",
+            "restore it from the backup; statelesskit site init makes a first one",
+        )
     if mode & 0o077:
         return Diagnosis("record key", "wrong", f"others may read it (mode {mode:o})", f"chmod 600 {path}")
     return Diagnosis("record key", "ok", f"mode {mode:o}")
@@ -108,7 +113,12 @@ def _directory(site: Site) -> Iterator[Diagnosis]:
     from statelesskit.directory.session import verify_tls
     from statelesskit.site import port_in_use
 
-    if not slapd.status(site).running:
+    status = slapd.status(site)
+    if status.pid and not status.running:
+        fix = f"statelesskit --site {site.root} site stop, then site start"
+        yield Diagnosis("directory", "wrong", f"slapd (process {status.pid}) runs but does not answer", fix)
+        return
+    if not status.running:
         if port_in_use(site.port):
             yield Diagnosis(
                 "port", "wrong", f"{site.port} is used by another program", "change directory.port in site.toml"

@@ -31,8 +31,9 @@ from statelesskit.audit.keys import PRIVATE
 from statelesskit.audit.records import Record
 from statelesskit.config import Site, load_site, site_root
 from statelesskit.errors import CancelledError, NotFoundError, StatelessError
+from statelesskit.names import printable
 from statelesskit.page import render_page
-from statelesskit.runbook.find import read_runbook
+from statelesskit.runbook.find import KEY, read_runbook
 from statelesskit.runbook.launch import RECORD_VARIABLE, SITE_VARIABLE, RunEnded, begin_record, progress_file
 from statelesskit.runbook.parameters import check
 from statelesskit.service import STOPPING
@@ -62,16 +63,19 @@ class TruthfulEngine(Engine):  # type: ignore[misc]
         record_path = kwargs.pop("record_path", None)
         site, record, ended = _record_of(nb, record_path, kwargs.get("input_path"))
         manager = TruthfulManager(nb, output_path, log_output, progress_bar, autosave_cell_every, record)
-        manager.notebook_start()
         try:
+            manager.notebook_start()
             if ended is None:
                 _run_cells(manager, kernel_name, log_output, site, record, kwargs)
-        except RunEnded as error:
-            ended = error
-        finally:
+        except BaseException as error:  # a signal too: before the first cell it raises, and must not read as completed
+            ended = _ended(error)
+        try:
             manager.close(ended)
-            if record is not None and site is not None:
-                _seal(site, record, manager.nb, ended)
+        except Exception as error:  # the output can't be written; the record must tell how the run ended all the same
+            ended = ended or _ended(error)
+            manager.tell(ended)
+        if record is not None and site is not None:
+            _seal(site, record, manager.nb, ended)
         if ended is not None:
             raise ended
         return manager.nb
@@ -120,13 +124,17 @@ class TruthfulManager(NotebookExecutionManager):  # type: ignore[misc]
         for cell in self.nb.cells:
             if cell.metadata.papermill["status"] == self.PENDING:
                 cell.metadata.papermill["status"] = NOT_RUN
+        self.tell(ended)
+        self.save()
+
+    def tell(self, ended: RunEnded | None) -> None:
+        """Write how the run ended into the notebook's metadata."""
         self.nb.metadata["statelesskit"] = {
             **self.nb.metadata.get("statelesskit", {}),
             "exit_code": ended.exit_code if ended else 0,
             "state": ended.state if ended else COMPLETED,
             **({"record": self._record.path.name} if self._record else {}),
         }
-        self.save()
 
 
 class _Client(PapermillNotebookClient):  # type: ignore[misc]
@@ -224,6 +232,8 @@ def _execute(client: _Client, environment: dict[str, str]) -> None:
 
 def _ended(error: BaseException) -> RunEnded:
     """Say how a run ended that raised this."""
+    if isinstance(error, RunEnded):
+        return error
     if isinstance(error, CellExecutionError):
         kind = getattr(errors, str(error.ename), None)
         code = kind.exit_code if isinstance(kind, type) and issubclass(kind, StatelessError) else 1
@@ -250,7 +260,10 @@ def _record_of(
         return site, Record.join(Path(record_path)), None
     try:
         runbook = read_runbook(Path(input_path or "").absolute())
-    except (StatelessError, OSError):
+    except (StatelessError, OSError) as error:
+        if KEY in nb.metadata:  # its cells would take us for a person who only looks, and complete with nothing done
+            why = f"this runbook can't be read from {printable(input_path or '-')}; give papermill its file ({error})"
+            return site, None, RunEnded("refused", errors.UsageError.exit_code, why)
         return site, None, None  # no runbook of ours: run it, truthfully, without the record of an action
     parameters = json.loads(json.dumps(nb.metadata.papermill.get("parameters", {})))
     record = begin_record(site, runbook, parameters) if site else None

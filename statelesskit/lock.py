@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,7 +33,8 @@ def held(path: Path, *, what: str, doing: str, wait_s: float = 0) -> Iterator[No
         LockedError: somebody else holds it; the message says who, since when, doing what.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    # 0600: whoever can open it, for reading too, can hold it, and every admin would wait for them.
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         _acquire(fd, what, wait_s)
         holder = {
@@ -42,12 +43,14 @@ def held(path: Path, *, what: str, doing: str, wait_s: float = 0) -> Iterator[No
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
             "user": user_name(),
         }
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(holder).encode(), 0)
+        with suppress(OSError):  # the text is a courtesy: on a full disk we must still be able to stop things
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(holder).encode(), 0)
         try:
             yield
         finally:
-            os.ftruncate(fd, 0)
+            with suppress(OSError):
+                os.ftruncate(fd, 0)
     finally:
         os.close(fd)
 

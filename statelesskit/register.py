@@ -5,25 +5,34 @@ Taking a snapshot needs no directory; the entry is made at the next contact.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from statelesskit.config import Site
 from statelesskit.directory import Directory, PrototypeEntry, SnapshotEntry
+from statelesskit.errors import ExistsError
 from statelesskit.prototype import list_prototypes
 from statelesskit.snapshot import Snapshot, list_snapshots
 
 
 def register(site: Site, directory: Directory) -> list[str]:
-    """Add what is missing, and return its names. Entries that are there are left as they are."""
+    """Add what is missing, and return its names. Entries that are there are left as they are.
+
+    Several may do this at once, each for an action of its own: what another has just entered is as good as ours.
+    """
     added = []
+    snapshots = list_snapshots(site)  # before the prototypes, so that each one's prototype is among those
     known = {entry.name for entry in directory.prototypes()}
     for prototype in list_prototypes(site):
         if prototype.name not in known:
-            directory.add_prototype(PrototypeEntry(prototype.name, prototype.note))
-            added.append(prototype.name)
+            with suppress(ExistsError):
+                directory.add_prototype(PrototypeEntry(prototype.name, prototype.note))
+                added.append(prototype.name)
     states = {entry.name: entry.state for entry in directory.snapshots()}
-    for snapshot in list_snapshots(site):
+    for snapshot in snapshots:
         if snapshot.name not in states:
-            directory.add_snapshot(entry_of(snapshot))
-            added.append(snapshot.name)
+            with suppress(ExistsError):
+                directory.add_snapshot(entry_of(snapshot))
+                added.append(snapshot.name)
         elif states[snapshot.name] != snapshot.state:
             directory.set_snapshot_state(snapshot.name, states[snapshot.name], snapshot.state)
     return added

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from statelesskit.action import Action, Plan, Work
-from statelesskit.audit.keys import PRIVATE
+from statelesskit.audit.keys import PRIVATE, load_signer
 from statelesskit.audit.records import Record
 from statelesskit.config import Site
 from statelesskit.errors import CancelledError, ConflictError, RefusedError, StatelessError
@@ -71,9 +71,13 @@ def perform(
             outcome = _perform(site, action, confirm, record, progress)
     except BaseException as error:
         state, code, text = ending_of(error)
-        record.end(state, code, key=key, error=text)
+        # Where even that can't be written the record stays without an end, and reads as lost; what the
+        # person is told is why the action itself ended.
+        with suppress(StatelessError, OSError):
+            record.end(state, code, key=key, error=text)
         raise
-    record.end("completed", 0, key=key, changes=outcome.plan.summary)
+    with _after_it_was_done(action, record):
+        record.end("completed", 0, key=key, changes=outcome.plan.summary)
     return outcome
 
 
@@ -89,15 +93,17 @@ def _perform(site: Site, action: Action, confirm: str, record: Record, progress:
         check_confirmed(plan, confirm)
         record.event("confirmed", by=user_name(), how=confirm)
         if plan.changes:
+            load_signer(site.keys / PRIVATE)  # nothing is changed whose evidence could not be sealed
             # With this and no "applied" after it, a run that was stopped may have done it or not.
             record.event("applying")
             result = action.apply(site, plan, Work(user_name(), record.name, progress))
         else:
             result = action.unchanged(plan)
         result = {**result, "changed": plan.changes}
-        record.event("applied", result=result)
-        checks = action.verify(site, plan, result) if plan.changes else []
-        record.event("verified", checks=checks, ok=all(row["ok"] for row in checks))
+        with _after_it_was_done(action, record) if plan.changes else nullcontext():
+            record.event("applied", result=result)
+            checks = action.verify(site, plan, result) if plan.changes else []
+            record.event("verified", checks=checks, ok=all(row["ok"] for row in checks))
     if wrong := [row for row in checks if not row["ok"]]:
         shown = "; ".join(f"{row['check']}: expected {row['expected']}, found {row['found']}" for row in wrong[:5])
         raise StatelessError(
@@ -105,6 +111,17 @@ def _perform(site: Site, action: Action, confirm: str, record: Record, progress:
             hint=f"look at the record {record.name}: somebody may have changed the same thing at the same moment",
         )
     return Outcome(plan, result, checks, record.name)
+
+
+@contextmanager
+def _after_it_was_done(action: Action, record: Record) -> Iterator[None]:
+    """Have an error that comes too late to undo anything say so, whatever its own hint promises."""
+    try:
+        yield
+    except StatelessError as error:
+        error.message = f"{action.verb} was applied, but {record.name} could not be completed: {error.message}"
+        error.hint = "mend that, then look at what is there now; doing it again is not needed"
+        raise
 
 
 def check_confirmed(plan: Plan, confirm: str) -> None:

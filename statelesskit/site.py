@@ -128,7 +128,7 @@ def site_status(site: Site) -> dict[str, Any]:
     return {
         "site": str(site.root),
         "name": site.name,
-        "directory": "running" if running.running else "stopped",
+        "directory": "running" if running.running else "not answering" if running.pid else "stopped",
         "directory_pid": running.pid,
         "ldapi": running.ldapi_uri,
         "ldaps": running.ldaps_uri,

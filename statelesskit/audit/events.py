@@ -136,9 +136,12 @@ class Chain:
 
 @contextmanager
 def held(path: Path) -> Iterator[Chain]:
-    """Hold the log, made if it is not there, so that nobody else adds to it while the block runs."""
+    """Hold the log, made if it is not there, so that nobody else adds to it while the block runs.
+
+    While it grows it is its owner's alone: whoever can open it can hold it, and stop a run in the middle.
+    """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(path, flags, 0o644)
+    fd = os.open(path, flags, 0o600)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise AuditError(f"{path} is no regular file")

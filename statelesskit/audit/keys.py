@@ -26,7 +26,7 @@ def create_record_key(keys_dir: Path) -> str:
     A key that is there is never replaced.
 
     Raises:
-        DamagedError: ``record.pub`` is there and belongs to another key.
+        DamagedError: ``record.pub`` is there and belongs to another key, or to one that is gone.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -34,6 +34,11 @@ def create_record_key(keys_dir: Path) -> str:
     private, public = keys_dir / PRIVATE, keys_dir / PUBLIC
     with lock.held(keys_dir / ".record.lock", what="the record key", doing="making it", wait_s=30):
         if not private.exists():
+            if public.exists():  # it is made second, so this is no half made pair: the private half was lost
+                raise DamagedError(
+                    f"{private} is gone, and {public} is there: a new key would not be the one auditors know",
+                    hint=f"restore it from the backup; to begin anew with another key, move {public.name} away first",
+                )
             pem = Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
@@ -99,7 +104,8 @@ def _load_private(path: Path) -> Ed25519PrivateKey:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except FileNotFoundError:
         raise EnvironmentLacksError(
-            f"there is no record key at {path}", hint="`statelesskit site init` makes it"
+            f"there is no record key at {path}",
+            hint="restore it from the backup; `statelesskit site init` makes a first one",
         ) from None
     except PermissionError:
         raise PermissionNeededError(

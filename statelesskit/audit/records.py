@@ -182,6 +182,7 @@ class Record:
             }
             digests = {**ended_files(end), EVENTS: files.sha256_file(log)}
             fs.write_file(target, statement.sign(Statement(digests, predicate), key))
+            log.chmod(0o644)  # nothing is added any more; now everybody may read it
 
 
 def ended_files(end: Event) -> dict[str, str]:

@@ -5,6 +5,7 @@ Nouns are loaded when they are used, so that ``--help`` stays fast.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import Any, NoReturn
@@ -12,7 +13,14 @@ from typing import Any, NoReturn
 import click
 
 from statelesskit import __version__
-from statelesskit.errors import CancelledError, PermissionNeededError, StatelessError
+from statelesskit.errors import (
+    CancelledError,
+    EnvironmentLacksError,
+    NoSpaceError,
+    PermissionNeededError,
+    StatelessError,
+)
+from statelesskit.fs import NO_SPACE
 
 NOUNS = {  # the noun: its module here, and its line in the overview
     "site": ("site", "make, start, stop and check a site"),
@@ -74,6 +82,13 @@ def main() -> NoReturn:
         _fail(CancelledError("stopped"))
     except PermissionError as error:
         _fail(PermissionNeededError(f"{error.filename}: {error.strerror}", hint="run it as the site's user (sudo)"))
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            _fail(EnvironmentLacksError(f"{error.filename}: {error.strerror}", hint="mount it writable again"))
+        if error.errno not in NO_SPACE:
+            _fail(StatelessError(f"{error.filename or 'the system'}: {error.strerror}"))
+        where = error.filename or "the disk that was written to"
+        _fail(NoSpaceError(f"{where}: {error.strerror}", hint="free some space there and run the same command again"))
 
 
 def _fail(error: StatelessError) -> NoReturn:

@@ -54,9 +54,12 @@ def show(ctx: click.Context, record: str, as_json: bool) -> None:
     from statelesskit.audit.listing import find_record
     from statelesskit.audit.show import describe
     from statelesskit.cli import output
+    from statelesskit.errors import NotFoundError
 
     path = Path(record) if "/" in record else find_record(site_of(ctx).records, record)
     view = describe(path)
+    if view.summary.state == "unreadable":
+        raise NotFoundError(f"{path} is no record", hint="`statelesskit audit list` shows all")
     rows = [{**asdict(row), "at": row.at.isoformat(timespec="milliseconds")} for row in view.events]
     if as_json:
         for row in rows:

@@ -33,7 +33,15 @@ from statelesskit.directory.mapping import (
 from statelesskit.directory.model import Channel, Client, Group, PrototypeEntry, SnapshotEntry
 from statelesskit.directory.schema import VERSION
 from statelesskit.directory.session import connect, disconnect, translated
-from statelesskit.errors import ConflictError, ExistsError, FormatError, NotFoundError, ParameterError, RefusedError
+from statelesskit.errors import (
+    ConflictError,
+    DirectoryUnavailableError,
+    ExistsError,
+    FormatError,
+    NotFoundError,
+    ParameterError,
+    RefusedError,
+)
 from statelesskit.names import printable, prototype_of, split_channel
 
 PAGE = 1000  # entries the server sends at once
@@ -197,7 +205,7 @@ class Directory:
             **_moved(moved_by, moved_at, record),
         }
         self._add(self._layout.channel(name), attributes, "channel", name)
-        return self.channel(name)
+        return _read_back(self.channel, name)
 
     def move_channel(
         self, name: str, *, serial: int, to: str, moved_by: str, moved_at: datetime, record: str
@@ -222,7 +230,7 @@ class Directory:
         }
         if old.number("skSerial") != serial or not self._modify(self._layout.channel(name), change):
             raise _moved_by_other(self.channel(name), serial)
-        return self.channel(name)
+        return _read_back(self.channel, name)
 
     # --- clients and groups -------------------------------------------------------------------
 
@@ -265,10 +273,10 @@ class Directory:
                     owner = client_from(entry, self._layout).name
                     raise ExistsError(
                         f"the MAC address {mac} belongs to client {printable(owner)}",
-                        hint=f"statelesskit client show {printable(owner)}",
+                        hint=f"statelesskit client explain {printable(owner)}",
                     ) from None
             raise
-        return self.client(client.name)
+        return _read_back(self.client, client.name)
 
     def remove_client(self, name: str) -> None:
         """Remove a client's entry.
@@ -278,7 +286,7 @@ class Directory:
         """
         dn = self._layout.client(name)
         self.operations["delete"] += 1
-        with translated(self._connection.server.name):
+        with translated(self._connection.server.name, changing=True):
             try:
                 self._connection.delete(dn)
                 return
@@ -337,7 +345,7 @@ class Directory:
 
     def _add(self, dn: str, attributes: Attributes, what: str, name: str) -> None:
         self.operations["add"] += 1
-        with translated(self._connection.server.name):
+        with translated(self._connection.server.name, changing=True):
             try:
                 self._connection.add(dn, attributes={kind: values for kind, values in attributes.items() if values})
             except ldap.LDAPEntryAlreadyExistsResult:
@@ -346,7 +354,7 @@ class Directory:
     def _modify(self, dn: str, changes: Changes) -> bool:
         """Change an entry whole or not at all; return false if a value to be deleted was not there."""
         self.operations["modify"] += 1
-        with translated(self._connection.server.name):
+        with translated(self._connection.server.name, changing=True):
             try:
                 self._connection.modify(dn, changes)
             except (
@@ -356,6 +364,16 @@ class Directory:
             ):
                 return False
         return True
+
+
+def _read_back(read: Callable[[str], T], name: str) -> T:
+    """Read what has just been written; a server that goes away now has done it all the same."""
+    try:
+        return read(name)
+    except DirectoryUnavailableError as error:
+        raise DirectoryUnavailableError(
+            f"{name} was written, but could not be read again: {error.message}", hint=error.hint
+        ) from error
 
 
 def _by_name(found: Iterable[T]) -> list[T]:

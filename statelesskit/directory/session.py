@@ -72,8 +72,13 @@ def disconnect(connection: ldap3.Connection) -> None:
 
 
 @contextmanager
-def translated(server: str) -> Iterator[None]:
-    """Turn what ldap3 raises into our errors, naming the server."""
+def translated(server: str, *, changing: bool = False) -> Iterator[None]:
+    """Turn what ldap3 raises into our errors, naming the server.
+
+    Args:
+        changing: what is asked for changes something. A server that falls silent then may have done
+            it, or do it when it wakes, and the error says so.
+    """
     try:
         yield
     except ldap.LDAPConstraintViolationResult as error:
@@ -89,9 +94,13 @@ def translated(server: str) -> Iterator[None]:
         message = f": {error.message}" if error.message else ""
         raise StatelessError(f"the directory at {server} answered {error.description}{message}") from error
     except ldap.LDAPException as error:
-        raise DirectoryUnavailableError(
-            f"the directory at {server} does not answer ({error})", hint=START_HINT
-        ) from error
+        silent = f"the directory at {server} does not answer ({error})"
+        if changing:
+            raise DirectoryUnavailableError(
+                f"{silent}; it had been told to make the change, and may have made it",
+                hint=f"{START_HINT}; then look at what is there now before doing it again",
+            ) from error
+        raise DirectoryUnavailableError(silent, hint=START_HINT) from error
 
 
 def verify_tls(site: Site) -> str:

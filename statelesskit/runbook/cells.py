@@ -17,7 +17,7 @@ from statelesskit import fs, service
 from statelesskit.action import Action
 from statelesskit.audit.records import Record
 from statelesskit.config import Site, load_site, site_root
-from statelesskit.errors import ParameterError
+from statelesskit.errors import ParameterError, RefusedError
 from statelesskit.frames import Shown
 from statelesskit.progress import Progress
 from statelesskit.runbook.launch import RECORD_VARIABLE, progress_file
@@ -70,9 +70,15 @@ class Book:
         """Do it, if it is confirmed.
 
         Raises:
-            RefusedError, ConflictError: it is not, or not this plan.
+            RefusedError, ConflictError: it is not, or not this plan; or it is, where nobody would record it, as
+            under papermill without our engine.
         """
         if self._record is None:
+            if self.confirm:
+                raise RefusedError(
+                    "this run was confirmed, but it has no record: nothing was done",
+                    hint="run it with `statelesskit run`, or with `papermill --engine statelesskit`",
+                )
             return Shown("Apply", [], ["the form's last button starts the run; its record is the evidence"])
         action = self.kind.check(self.parameters)
         progress = FileProgress(progress_file(self.site, self._record.run_id))

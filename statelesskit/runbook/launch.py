@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from statelesskit.audit.keys import PRIVATE
 from statelesskit.audit.listing import state_of
 from statelesskit.audit.records import Record
 from statelesskit.config import Site
+from statelesskit.errors import StatelessError
 from statelesskit.runbook.find import Runbook
 from statelesskit.runbook.parameters import check
 from statelesskit.service import ending_of, stopped_by_signals
@@ -64,7 +66,8 @@ def run_runbook(site: Site, runbook: Runbook, parameters: Mapping[str, Any], *, 
         except BaseException as error:
             if state_of(record.path) == "running":
                 state, code, text = ending_of(error)
-                record.end(state, code, key=site.keys / PRIVATE, error=text)
+                with suppress(StatelessError, OSError):  # what went wrong first is what must be told
+                    record.end(state, code, key=site.keys / PRIVATE, error=text)
             raise
 
 

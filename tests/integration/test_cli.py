@@ -139,6 +139,7 @@ class TestBadInput:
             (("run", "71-push-snapsho"), 2, "did you mean 71-push-snapshot?"),
             (("run", "71-push-snapshot", "-p", "nonsense"), 2, "NAME=VALUE"),
             (("audit", "show", "ffffffff"), 2, "no record"),
+            (("audit", "show", "../keys"), 2, "is no record"),
             (("nonsense",), 2, "No such command"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,

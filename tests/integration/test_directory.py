@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -20,6 +24,7 @@ from statelesskit.directory import (
     SnapshotEntry,
     assignments,
     open_directory,
+    session,
     slapd,
 )
 from statelesskit.directory.mapping import Entry
@@ -139,6 +144,45 @@ def test_a_server_that_goes_away_is_named(site: Site, directory: Directory) -> N
         directory.clients()
     with pytest.raises(DirectoryUnavailableError, match="statelesskit site start"):
         open_directory(site)
+
+
+def test_a_server_that_falls_silent_may_have_made_the_change(
+    site: Site, fleet: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serial = fleet.channel("desktop/stable").serial
+    monkeypatch.setitem(session.connect.__kwdefaults__, "answer_within_s", 1)
+    pid = slapd.status(site).pid
+    assert pid
+
+    def freeze(self: Directory, dn: str, changes: Any) -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        return modify(self, dn, changes)
+
+    modify = Directory._modify
+    monkeypatch.setattr(Directory, "_modify", freeze)
+    try:
+        with open_directory(site) as directory, pytest.raises(DirectoryUnavailableError, match="may have made it"):
+            directory.move_channel("desktop/stable", serial=serial, to=TWO, moved_by="ann", moved_at=LATER, record="r2")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    # It was told, so it may do it when it wakes, soon or never; but never by half.
+    deadline = time.monotonic() + 3
+    while (found := fleet.channel("desktop/stable")).record != "r2" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (found.record, found.serial, found.snapshot == TWO) in (("r1", serial, False), ("r2", serial + 1, True))
+
+
+def test_a_server_that_goes_away_after_the_change_has_made_it(
+    fleet: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(self: Directory, name: str) -> Channel:
+        raise DirectoryUnavailableError("away")
+
+    monkeypatch.setattr(Directory, "channel", away)
+    with pytest.raises(DirectoryUnavailableError, match="desktop/late was written, but could not be read again"):
+        fleet.add_channel("desktop/late", ONE, moved_by="ann", moved_at=AT, record="r1")
+    monkeypatch.undo()
+    assert fleet.channel("desktop/late").serial == 1
 
 
 # --- prototypes and snapshots ---------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from statelesskit import doctor
 from statelesskit.config import FOLDERS, Site
 from statelesskit.directory import Client, conf, open_directory, slapd
 from statelesskit.directory.session import connect, disconnect
@@ -225,6 +226,8 @@ def test_a_hung_server_is_no_reason_for_a_second(site: Site, monkeypatch: pytest
         with pytest.raises(TimedOutError, match="site stop"):
             slapd.start(site, timeout_s=0.1)
         assert slapd.status(site) == dataclasses.replace(slapd.status(site), running=False, pid=pid)
+        (found,) = [row for row in doctor.examine(site) if row.check in ("port", "directory")]
+        assert (found.state, found.found) == ("wrong", f"slapd (process {pid}) runs but does not answer")
         with pytest.raises(TimedOutError, match=f"process {pid}"):
             slapd.stop(site, timeout_s=0.1)
     finally:
@@ -258,6 +261,18 @@ def test_odd_and_long_site_paths(site: Site, name: str) -> None:
         slapd.stop(odd)
         if odd.root not in conf.socket_file(odd).parents:
             remove_tree(conf.socket_file(odd).parent)
+
+
+@pytest.mark.parametrize("length", [106, 107, 108])
+def test_a_socket_path_about_as_long_as_it_may_be(site: Site, length: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="sk-") as base:
+        root = Path(base, "x" * (length - len(base) - len("//directory/ldapi")))
+        long = folders(dataclasses.replace(site, root=root))
+        assert len(str(long.directory / "ldapi")) == length
+        try:
+            assert slapd.start(long).running
+        finally:
+            slapd.stop(long)
 
 
 def test_a_path_slapd_cannot_be_told(site: Site) -> None:

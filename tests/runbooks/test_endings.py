@@ -16,7 +16,8 @@ import pytest
 
 from statelesskit.audit.listing import list_records
 from statelesskit.audit.verify import verify_record
-from statelesskit.runbook.find import runbook_folder
+from statelesskit.runbook.find import find_runbook, runbook_folder
+from statelesskit.runbook.launch import run_runbook
 from tests.fleet import Fleet
 
 pytestmark = [pytest.mark.slapd, pytest.mark.kernel, pytest.mark.root]
@@ -148,3 +149,30 @@ def test_a_signal_while_it_starts_is_recorded_too(fleet: Fleet, wait_s: float) -
     if new:  # else the signal came before there was anything to record
         assert process.returncode == 143, text
         assert (new[0].state, new[0].exit_code) == ("cancelled", 143)
+
+
+def test_an_output_that_cannot_be_written_is_recorded(fleet: Fleet, tmp_path: Path) -> None:
+    runbook = runbook_with("x = 1", tmp_path / "30-trial.ipynb")
+    with start(fleet, runbook, tmp_path / "missing" / "out.ipynb") as process:
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert "Traceback" not in text
+    summary = list_records(fleet.site.records)[-1]
+    assert (summary.state, summary.exit_code) == ("failed", 1)
+    record = fleet.site.records / summary.name
+    assert verify_record(record, (fleet.site.keys / "record.pub").read_text()) == []
+    notebook = json.loads((record / "record.ipynb").read_text())
+    assert notebook["metadata"]["statelesskit"]["state"] == "failed"
+    assert {cell["metadata"]["papermill"]["status"] for cell in notebook["cells"]} == {"not-run"}
+
+
+def test_a_signal_before_the_first_cell_never_reads_completed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    import papermill  # noqa: F401 # it loads the engine, and must be loaded first
+
+    monkeypatch.setattr("statelesskit.engine.AsyncKernelManager", stopped)
+    ended = run_runbook(fleet.site, find_runbook("30-take-snapshot"), {"prototype": "desktop"})
+    assert (ended.state, ended.exit_code) == ("cancelled", 143)
+    assert list_records(fleet.site.records)[-1].state == "cancelled"

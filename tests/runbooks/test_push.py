@@ -85,6 +85,28 @@ def test_plain_papermill_does_the_same(fleet: Fleet, tmp_path: Path) -> None:
     assert "widgets" not in json.loads(output.read_text())["metadata"]
 
 
+@pytest.mark.parametrize("how", ["another engine", "from a pipe"])
+def test_a_confirmed_run_that_nobody_would_record_fails(fleet: Fleet, tmp_path: Path, how: str) -> None:
+    """It used to plan, do nothing and end with 0."""
+    fleet.push(fleet.one)
+    before = fleet.pointed_at()
+    engine = ["--engine", "statelesskit"] if how == "from a pipe" else []
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("papermill")), *engine, RUNBOOK if not engine else "-",
+         tmp_path / "out.ipynb", "-p", "channel", "desktop/stable", "-p", "snapshot", fleet.two,
+         "-p", "confirm", fleet.plan_digest(fleet.two)],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "STATELESSKIT_SITE": str(fleet.site.root)},
+        input=RUNBOOK.read_text(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == (2 if engine else 1), done.stderr
+    assert ("give papermill its file" if engine else "it has no record: nothing was done") in done.stderr
+    assert fleet.pointed_at() == before
+
+
 def test_without_confirmation_it_plans_and_refuses(fleet: Fleet) -> None:
     fleet.push(fleet.one)
     before = fleet.pointed_at()

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import stat
 import subprocess
 from pathlib import Path
 
@@ -160,6 +161,14 @@ def test_record_without_key_has_ended_and_is_sealed_later(records: Path, key: Pa
     assert state_of(record.path) == "completed"
     record.seal(key)
     assert (record.path / "statement.dsse.json").exists()
+
+
+def test_a_growing_log_is_its_owners_alone(records: Path, key: Path) -> None:
+    record = Record.begin(records, "push apply", facts={})
+    log = record.path / "events.jsonl"
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    record.end("completed", 0, key=key)
+    assert stat.S_IMODE(log.stat().st_mode) == 0o644
 
 
 def test_only_known_end_states(records: Path, key: Path) -> None:
