@@ -156,11 +156,14 @@ def _spawn(site: Site, timeout_s: float) -> None:
     # want to unmount. "none" logs what must be known; 0 would hide even why it cannot start.
     argv = [find_tool("env"), "--chdir=/", find_tool("slapd"), "-d", "none", "-f", str(conf_file(site))]
     argv += ["-h", f"{ldapi_uri(site)} {ldaps_uri(site)}"]
-    files: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
+    files: list[tuple[int, int, str, int, int] | tuple[int, int, int] | tuple[int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
+    # What a shell handed down is not the server's to keep: a pipe it held would never end for its reader.
+    handed_down = [int(path.name) for path in Path("/proc/self/fd").iterdir()]
+    files += [(os.POSIX_SPAWN_CLOSE, fd) for fd in handed_down if fd > 2 and _is_inherited(fd)]
     pid = os.posix_spawn(
         argv[0], argv, child_environment(), file_actions=files, setsid=True, setsigmask=[], setsigdef=[signal.SIGPIPE]
     )
@@ -179,6 +182,13 @@ def _spawn(site: Site, timeout_s: float) -> None:
         raise
     finally:
         os.close(pidfd)
+
+
+def _is_inherited(fd: int) -> bool:
+    try:
+        return os.get_inheritable(fd)
+    except OSError:  # the one the list was read with
+        return False
 
 
 def _await_answer(site: Site, pidfd: int, timeout_s: float) -> None:

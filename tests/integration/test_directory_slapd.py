@@ -380,3 +380,17 @@ def test_a_site_of_another_user(open_site: Site, name: str) -> None:
         with pytest.raises(DirectoryUnavailableError, match="alone"):
             open_directory(theirs)
         folder.rmdir()
+
+
+def test_it_keeps_no_pipe_it_was_handed_down(site: Site) -> None:
+    """Whoever reads a script's output to its end must not wait for the server that the script started."""
+    script = (
+        "import os, sys; from pathlib import Path; from statelesskit.config import load_site\n"
+        "from statelesskit.directory import slapd\n"
+        "os.dup2(1, 9, inheritable=True)\n"
+        "slapd.prepare(load_site(Path(sys.argv[1]))); slapd.start(load_site(Path(sys.argv[1])))"
+    )
+    try:
+        subprocess.run([sys.executable, "-c", script, site.root], check=True, stdout=subprocess.PIPE, timeout=30)
+    finally:
+        slapd.stop(site)

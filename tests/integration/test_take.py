@@ -435,11 +435,11 @@ def test_a_folder_that_changes_while_it_is_read_is_a_finding(place: Path, monkey
 
 AS_NOBODY = """
 import os, sys
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
 from pathlib import Path
 from statelesskit.manifest import HEADER, Manifest
 from statelesskit.store import Store
 from statelesskit.take import take_tree
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
 lines = []
 taken = take_tree(Path(sys.argv[1]), Store(Path(sys.argv[2])), lines.append)
 for entry in Manifest.parse(HEADER + b"".join(lines)).entries():
