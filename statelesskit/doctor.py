@@ -109,7 +109,7 @@ def _key(path: Path) -> Diagnosis:
 
 
 def _directory(site: Site) -> Iterator[Diagnosis]:
-    from statelesskit.directory import open_directory, slapd
+    from statelesskit.directory import slapd
     from statelesskit.directory.session import verify_tls
     from statelesskit.site import port_in_use
 
@@ -125,13 +125,15 @@ def _directory(site: Site) -> Iterator[Diagnosis]:
             )
         yield Diagnosis("directory", "wrong", "not running", f"statelesskit --site {site.root} site start")
         return
-    yield _tried("directory", lambda: f"{len(_listed(open_directory, site))} clients")
+    yield _tried("directory", lambda: _clients(site))
     yield _tried("directory TLS", lambda: verify_tls(site))
 
 
-def _listed(open_directory: Callable[[Site], object], site: Site) -> list[object]:
-    with open_directory(site) as directory:  # type: ignore[attr-defined]
-        return list(directory.clients())
+def _clients(site: Site) -> str:
+    from statelesskit.directory import open_directory
+
+    with open_directory(site) as directory:
+        return f"{len(directory.clients())} clients"
 
 
 def _tried(name: str, attempt: Callable[[], str]) -> Diagnosis:
