@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,9 +17,9 @@ from statelesskit.names import split_channel
 class _Push(Action):
     """What both directions share: a channel moves to a snapshot."""
 
+    @abstractmethod
     def target(self, site: Site) -> tuple[str, str]:
         """Return the channel and the snapshot it is to point at."""
-        raise NotImplementedError
 
     @classmethod
     def survey(cls, site: Site) -> tuple[str, list[dict[str, Any]]]:
