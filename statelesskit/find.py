@@ -19,7 +19,8 @@ from statelesskit.inventory import inventory
 from statelesskit.manifest import LINE_MAX, Entry, decode
 from statelesskit.packages import Package
 from statelesskit.progress import SILENT, Progress
-from statelesskit.snapshot import MANIFEST, MANIFEST_MAX, Snapshot, list_snapshots
+from statelesskit.snapshot import Snapshot, list_snapshots
+from statelesskit.snapshot.manifest_file import MANIFEST, MANIFEST_MAX
 
 if sys.version_info >= (3, 14):
     from compression import zstd

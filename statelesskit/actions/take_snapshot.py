@@ -54,7 +54,7 @@ class TakeSnapshot(Action):
         )
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
-        from statelesskit.snapshot import take
+        from statelesskit.snapshot.taking import take
 
         snapshot, taken = take(site, self.prototype, note=self.note, progress=work.progress)
         findings = [finding.as_json() for finding in taken.findings]

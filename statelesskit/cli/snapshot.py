@@ -214,7 +214,7 @@ def verify(ctx: click.Context, name: str | None, as_json: bool) -> int:
     """Read every byte of one snapshot, or of all; ends with 1 when something is not as it should be."""
     from statelesskit.cli import output
     from statelesskit.snapshot import list_snapshots, load
-    from statelesskit.snapshot import verify as verify_snapshot
+    from statelesskit.snapshot.verify import verify as verify_snapshot
 
     site = site_of(ctx)
     wrong = 0

@@ -17,7 +17,7 @@ from statelesskit.contents import Contents
 from statelesskit.manifest import HEADER, Manifest
 from statelesskit.packages import read_installed
 from statelesskit.packages.changes import compare_versions
-from statelesskit.snapshot import take
+from statelesskit.snapshot.taking import take
 from statelesskit.store import Store
 from statelesskit.take import take_tree
 from tests.torture import add_prototype, statelesskit

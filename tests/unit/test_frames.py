@@ -10,7 +10,8 @@ import pytest
 from statelesskit import frames
 from statelesskit.config import Site
 from statelesskit.manifest import TIME_MAX, TIME_MIN, Entry
-from statelesskit.snapshot import load, load_manifest, take
+from statelesskit.snapshot import load, load_manifest
+from statelesskit.snapshot.taking import take
 from tests.torture import add_prototype
 
 ODD = 1_700_000_000_123_456_789  # no float holds it

@@ -22,7 +22,9 @@ from statelesskit.inventory import INVENTORY, Inventory, inventory, take_invento
 from statelesskit.packages import Package
 from statelesskit.release import Kernel
 from statelesskit.sbom import cyclonedx, package_url
-from statelesskit.snapshot import MANIFEST, Snapshot, load, take
+from statelesskit.snapshot import Snapshot, load
+from statelesskit.snapshot.manifest_file import MANIFEST
+from statelesskit.snapshot.taking import take
 from statelesskit.tree import Finding
 from tests.torture import add_prototype
 from tests.trees import tree
