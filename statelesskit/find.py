@@ -6,28 +6,19 @@ one digest are searched once.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from statelesskit.config import Site
-from statelesskit.errors import DamagedError, UsageError
+from statelesskit.errors import UsageError
 from statelesskit.inventory import inventory
-from statelesskit.manifest import LINE_MAX, Entry, decode
+from statelesskit.manifest import Entry, decode
 from statelesskit.packages import Package
 from statelesskit.progress import SILENT, Progress
 from statelesskit.snapshot import Snapshot, list_snapshots
-from statelesskit.snapshot.manifest_file import MANIFEST, MANIFEST_MAX
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-PIECE = 4 * 1024 * 1024  # bytes of a manifest in memory at once
+from statelesskit.snapshot.manifest_file import pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,33 +91,14 @@ def _packages(site: Site, snapshots: list[Snapshot], wanted: str, progress: Prog
 
 def _lines_with(site: Site, snapshot: Snapshot, mark: bytes) -> list[Entry]:
     """Return the entries whose lines hold some bytes, after the whole manifest proved to be the right one."""
-    path = site.snapshots / snapshot.name / MANIFEST
-    found: list[bytes] = []
-    rest, size = b"", 0
-    total = hashlib.sha256()
-    try:
-        with zstd.open(path) as manifest:
-            while piece := manifest.read(PIECE):
-                total.update(piece)
-                size += len(piece)
-                whole, _, last = (rest + piece).rpartition(b"\n")
-                found += _search(whole, mark)
-                rest = last
-                if len(rest) > LINE_MAX or size > MANIFEST_MAX:
-                    raise DamagedError(f"the manifest {path} is damaged: it has no end")
-    except (OSError, EOFError, zstd.ZstdError) as error:
-        raise DamagedError(f"the manifest {path} cannot be read: {error}") from error
-    digest = "sha256:" + total.hexdigest()
-    if digest != snapshot.digest:
-        raise DamagedError(f"the manifest {path} is damaged: its digest is {digest}, expected {snapshot.digest}")
+    found = [line for piece in pieces(site, snapshot) for line in _search(piece, mark)]
     return [decode(line) for line in found]
 
 
 def _search(text: bytes, mark: bytes) -> Iterator[bytes]:
-    """Yield the lines of a text that hold ``mark``; the text has no newline at its end."""
+    """Yield the lines of a text that hold ``mark``; the text is of whole lines."""
     place = text.find(mark)
     while place >= 0:
-        end = text.find(b"\n", place)
-        end = len(text) if end < 0 else end
-        yield text[text.rfind(b"\n", 0, place) + 1 : end] + b"\n"
+        end = text.find(b"\n", place) + 1
+        yield text[text.rfind(b"\n", 0, place) + 1 : end]
         place = text.find(mark, end)

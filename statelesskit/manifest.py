@@ -178,7 +178,7 @@ class Manifest:
     def parse_header(cls, text: bytes) -> Manifest:
         """Read the header and split the lines; the entries are checked when they are iterated."""
         head, newline, body = text.partition(b"\n")
-        _check_header(head + newline)
+        check_header(head + newline)
         if body and not body.endswith(b"\n"):
             raise FormatError("the manifest's last line is cut off")
         return cls(body.splitlines(keepends=True))
@@ -316,7 +316,12 @@ def _check_place(entry: Entry, last: bytes | None, folders: set[bytes], linkable
         raise FormatError(f"{_shown(path)} is a hard link to {_shown(entry.link_to)}, which is no earlier file")
 
 
-def _check_header(line: bytes) -> None:
+def check_header(line: bytes) -> None:
+    """Check a manifest's first line, newline included.
+
+    Raises:
+        FormatError: it is another file's, or of a version or with flags that are not known here.
+    """
     if line == HEADER:
         return
     try:

@@ -70,10 +70,10 @@ class TakeSnapshot(Action):
 
     def verify(self, site: Site, plan: Plan, result: Mapping[str, Any]) -> list[dict[str, Any]]:
         from statelesskit.errors import DamagedError
-        from statelesskit.snapshot import load, manifest_text
+        from statelesskit.snapshot import check_manifest, load
 
         try:
-            manifest_text(site, load(site, result["snapshot"]))
+            check_manifest(site, load(site, result["snapshot"]))
         except DamagedError as error:
             return [check("manifest read back", result["digest"], error.message)]
         return [check("manifest read back", result["digest"], result["digest"])]

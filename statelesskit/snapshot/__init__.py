@@ -1,15 +1,17 @@
 """Snapshots on disk: immutable points in time of a prototype."""
 
-from statelesskit.snapshot.manifest_file import load_manifest, manifest_text
+from statelesskit.snapshot.manifest_file import check_manifest, load_manifest, manifest_text, pieces
 from statelesskit.snapshot.registry import STATES, Snapshot, check_state, list_snapshots, load, set_state
 
 __all__ = [
     "STATES",
     "Snapshot",
+    "check_manifest",
     "check_state",
     "list_snapshots",
     "load",
     "load_manifest",
     "manifest_text",
+    "pieces",
     "set_state",
 ]

@@ -1,13 +1,19 @@
-"""The manifest at rest, ``snapshots/NAME/manifest.jsonl.zst``, checked whenever it is read."""
+"""The manifest at rest, ``snapshots/NAME/manifest.jsonl.zst``, checked whenever it is read.
+
+It is one zstd frame that needs a window of at most 8 MiB. Its entries were checked one by one when it came
+into the site; later the digest in ``snapshot.json`` says that it is still the same, and that is enough.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from statelesskit.config import Site
 from statelesskit.errors import DamagedError
-from statelesskit.manifest import Manifest
+from statelesskit.manifest import HEADER, LINE_MAX, Manifest, check_header
 from statelesskit.snapshot.registry import Snapshot
 
 if sys.version_info >= (3, 14):
@@ -17,26 +23,75 @@ else:
 
 MANIFEST = "manifest.jsonl.zst"
 MANIFEST_MAX = 4 * 1024**3  # bytes, decompressed; more than ten million files need
+WINDOW_LOG = 23  # a reader never needs more than 8 MiB for what came before, as RFC 8878 recommends
+PIECE = 1024 * 1024  # bytes of a manifest in memory at once
 
 
 def load_manifest(site: Site, snapshot: Snapshot) -> Manifest:
-    """Read a snapshot's manifest and check every entry of it. Raises as :func:`manifest_text`."""
-    return Manifest.parse(manifest_text(site, snapshot))
+    """Read a snapshot's manifest; its entries are checked when they are iterated. Raises as :func:`pieces`."""
+    lines: list[bytes] = []
+    for piece in pieces(site, snapshot):
+        lines += piece.splitlines(keepends=True)
+    return Manifest(lines)
 
 
 def manifest_text(site: Site, snapshot: Snapshot) -> bytes:
-    """Read a snapshot's manifest as it stands, and check that it is the one the snapshot is named for.
+    """Read a snapshot's manifest as it stands. Raises as :func:`pieces`."""
+    return b"".join((HEADER, *pieces(site, snapshot)))
+
+
+def check_manifest(site: Site, snapshot: Snapshot) -> None:
+    """Read a snapshot's manifest only to see that it is whole. Raises as :func:`pieces`."""
+    for _ in pieces(site, snapshot):
+        pass
+
+
+def pieces(site: Site, snapshot: Snapshot) -> Iterator[bytes]:
+    """Yield the entries' lines, many at a time, with little memory.
+
+    Nothing of it may be believed before the last piece has come and the iterator has ended without an error:
+    only then is it known to be the manifest that the snapshot is named for.
 
     Raises:
-        DamagedError: it is missing, cut off, or its digest is another.
+        DamagedError: it is missing, cut off, too long, or its digest is another.
+        FormatError: it is of a format this tool does not know.
     """
     path = site.snapshots / snapshot.name / MANIFEST
+    total = hashlib.sha256()
+    header, rest = b"", b""
     try:
-        decompressor = zstd.ZstdDecompressor()
-        text = decompressor.decompress(path.read_bytes(), max_length=MANIFEST_MAX)
-    except (OSError, zstd.ZstdError) as error:
+        for text in _decompressed(path):
+            total.update(text)
+            end = text.rfind(b"\n") + 1
+            whole, rest = (rest + text[:end], text[end:]) if end else (b"", rest + text)
+            if len(rest) > LINE_MAX:
+                raise ValueError("a line has no end")
+            if whole and not header:
+                header, newline, whole = whole.partition(b"\n")
+                header += newline
+            if whole:
+                yield whole
+    except (OSError, EOFError, ValueError, zstd.ZstdError) as error:
         raise DamagedError(f"the manifest {path} cannot be read: {error}") from error
-    digest = "sha256:" + hashlib.sha256(text).hexdigest()
-    if digest != snapshot.digest or not decompressor.eof or decompressor.unused_data:
+    digest = "sha256:" + total.hexdigest()
+    if digest != snapshot.digest or rest:
         raise DamagedError(f"the manifest {path} is damaged: its digest is {digest}, expected {snapshot.digest}")
-    return text
+    check_header(header)
+
+
+def _decompressed(path: Path) -> Iterator[bytes]:
+    """Yield the text of a file that holds exactly one frame."""
+    decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
+    size = 0
+    with path.open("rb", buffering=0) as file:
+        while not decompressor.eof:
+            packed = file.read(PIECE) if decompressor.needs_input else b""
+            if decompressor.needs_input and not packed:
+                raise EOFError("it is cut off")
+            text = decompressor.decompress(packed, max_length=PIECE)
+            size += len(text)
+            if size > MANIFEST_MAX:
+                raise ValueError(f"it is longer than {MANIFEST_MAX} bytes")
+            yield text
+        if decompressor.unused_data or file.read(1):
+            raise ValueError("something follows it")
