@@ -29,7 +29,7 @@ import sys
 import threading
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import IO
@@ -64,22 +64,23 @@ class PackWriter:
     locked while its writer lives, which tells it from a dead one's leftover.
     """
 
-    def __init__(self, folder: Path, *, level: int = LEVEL) -> None:
+    def __init__(self, folder: Path, *, level: int = LEVEL, frame_size: int = FRAME_SIZE) -> None:
         self._folder = folder
+        self._frame_size = frame_size
         self._temporary, self._fd = fs.new_partial_file(folder / UNFINISHED, 0o444)
         self._compressor = zstd.ZstdCompressor(level=level)
         self._buffer = bytearray()
-        self._frames: list[tuple[int, int]] = []
-        self._objects: list[tuple[bytes, int]] = []
+        self._seek_rows = bytearray()  # as they are written: a list of tuples takes four times as much memory
+        self._rows = bytearray()
         self._position = 0
         self._packed = hashlib.sha256()  # of the data frames
         self._name = ""  # once it is sealed
 
     def add(self, digest: bytes, content: bytes) -> None:
         """Append a small object whose digest is known."""
-        self._objects.append((digest, len(content)))
+        self._rows += ROW.pack(digest, len(content))
         self._buffer += content
-        if len(self._buffer) >= FRAME_SIZE:
+        if len(self._buffer) >= self._frame_size:
             self._flush()
 
     def add_stream(self, pieces: Iterable[bytes]) -> tuple[bytes, int]:
@@ -88,27 +89,27 @@ class PackWriter:
         If it turns out to be known, or not to be wanted, :meth:`undo` takes the last one back.
         """
         self._flush()
-        self._before = (self._position, len(self._frames), len(self._objects), self._packed.copy())
+        self._before = (self._position, len(self._seek_rows), len(self._rows), self._packed.copy())
         total, size = hashlib.sha256(), 0
         try:
             for piece in pieces:
                 total.update(piece)
                 size += len(piece)
                 self._buffer += piece
-                if len(self._buffer) >= FRAME_SIZE:
+                if len(self._buffer) >= self._frame_size:
                     self._flush()
             self._flush()
         except BaseException:
             self.undo()
             raise
-        self._objects.append((total.digest(), size))
-        return self._objects[-1]
+        self._rows += ROW.pack(total.digest(), size)
+        return total.digest(), size
 
     def undo(self) -> None:
         """Take back what the last :meth:`add_stream` appended; only right after it."""
         self._buffer.clear()
-        self._position, frames, objects, self._packed = self._before
-        del self._frames[frames:], self._objects[objects:]
+        self._position, seek_rows, rows, self._packed = self._before
+        del self._seek_rows[seek_rows:], self._rows[rows:]
         os.ftruncate(self._fd, self._position)
         os.lseek(self._fd, self._position, os.SEEK_SET)
 
@@ -119,39 +120,34 @@ class PackWriter:
             frame = self._compressor.compress(content, zstd.ZstdCompressor.FLUSH_FRAME)
             fs.write_all(self._fd, frame)
             self._packed.update(frame)
-            self._frames.append((len(frame), len(content)))
+            self._seek_rows += FRAME_ROW.pack(len(frame), len(content))
             self._position += len(frame)
         self._buffer.clear()
 
     def seal(self) -> None:
         """Write the tables, and flush everything to the disk."""
         self._flush()
-        if not self._objects:
+        if not self._rows:
             return
-        rows = b"".join(ROW.pack(digest, size) for digest, size in self._objects)
-        seek_rows = b"".join(FRAME_ROW.pack(*frame) for frame in self._frames)
         packed = self._packed.digest()
-        checksum = hashlib.sha256(rows + seek_rows + packed).digest()
-        table = rows + TAIL.pack(packed, checksum, len(self._objects), MARK)
-        footer = FOOTER.pack(len(self._frames), 0, FOOTER_MAGIC)
-        fs.write_all(
-            self._fd,
-            b"".join(
-                (
-                    SKIPPABLE.pack(OBJECTS_MAGIC, len(table)),
-                    table,
-                    SKIPPABLE.pack(SEEK_MAGIC, len(seek_rows) + FOOTER.size),
-                    seek_rows,
-                    footer,
-                )
-            ),
-        )
+        checksum = hashlib.sha256(self._rows)
+        checksum.update(self._seek_rows)
+        checksum.update(packed)
+        tail = TAIL.pack(packed, checksum.digest(), len(self._rows) // ROW.size, MARK)
+        for part in (
+            SKIPPABLE.pack(OBJECTS_MAGIC, len(self._rows) + len(tail)),
+            self._rows,
+            tail + SKIPPABLE.pack(SEEK_MAGIC, len(self._seek_rows) + FOOTER.size),
+            self._seek_rows,
+            FOOTER.pack(len(self._seek_rows) // FRAME_ROW.size, 0, FOOTER_MAGIC),
+        ):
+            fs.write_all(self._fd, part)
         fs.fsync(self._fd)
-        self._name = checksum.hex() + SUFFIX
+        self._name = checksum.hexdigest() + SUFFIX
 
     def publish(self) -> Path | None:
         """Give the sealed pack its name; None if there is nothing in it. The folder is not flushed."""
-        if not self._objects:
+        if not self._rows:
             self.abandon()
             return None
         path = self._folder / self._name
@@ -176,9 +172,7 @@ class PackWriter:
 class Pack:
     """Reads one pack; any number of threads may do so at once. The file is open only while it is read.
 
-    Attributes:
-        digests: of all objects, in the order of the stream.
-        sizes: their lengths in bytes.
+    Its objects are numbered from 0 in the order of the stream; ``len`` says how many there are.
     """
 
     _last = threading.local()  # each thread's last frame, of all packs: neighbours in a frame are read in a row
@@ -221,12 +215,12 @@ class Pack:
         head = SKIPPABLE.unpack(_at(file, end, SKIPPABLE.size))
         if mark != MARK or head != (OBJECTS_MAGIC, len(rows) + TAIL.size):
             raise ValueError("it does not hold an object table")
-        expected = hashlib.sha256(rows + seek_rows + self._packed_sha256).digest()
-        if checksum != expected or checksum.hex() != self.path.stem:
+        expected = hashlib.sha256(rows)
+        expected.update(seek_rows + self._packed_sha256)
+        if checksum != expected.digest() or checksum.hex() != self.path.stem:
             raise ValueError("the tables are not what their checksum says")
-        self.digests = [digest for digest, _ in ROW.iter_unpack(rows)]
-        self.sizes = array("Q", (size for _, size in ROW.iter_unpack(rows)))
-        self._places = array("Q", accumulate(self.sizes, initial=0))
+        self._rows = rows  # as they are in the file: a list of digests takes twice as much memory
+        self._places = array("Q", accumulate((size for _, size in ROW.iter_unpack(rows)), initial=0))
         self._packed = array("Q", accumulate((row[0] for row in FRAME_ROW.iter_unpack(seek_rows)), initial=0))
         self._stream = array("Q", accumulate((row[1] for row in FRAME_ROW.iter_unpack(seek_rows)), initial=0))
         if self._packed[-1] != end or self._stream[-1] != self._places[-1]:
@@ -234,22 +228,62 @@ class Pack:
         if any(after - before > FRAME_MAX for before, after in pairwise(self._stream)):
             raise ValueError("a frame is larger than any may be")
 
+    def __len__(self) -> int:
+        return len(self._places) - 1
+
+    def digests(self) -> Iterator[bytes]:
+        """Yield the digests of all objects, in order."""
+        return (digest for digest, _ in ROW.iter_unpack(self._rows))
+
+    def digest(self, number: int) -> bytes:
+        """Return one object's digest."""
+        return self._rows[number * ROW.size : number * ROW.size + 32]
+
+    def size(self, number: int) -> int:
+        """Return one object's length in bytes."""
+        return int(self._places[number + 1] - self._places[number])
+
     def verify(self) -> None:
         """Read the whole file, and hold its data against its name.
 
         Raises:
             DamagedError: some byte is not what it was.
         """
-        total, left = hashlib.sha256(), self._packed[-1]
-        try:
-            with self.path.open("rb") as file:
-                while left and (piece := file.read(min(left, FRAME_MAX))):
-                    total.update(piece)
-                    left -= len(piece)
-        except OSError as error:
-            raise self._damaged(error) from error
-        if total.digest() != self._packed_sha256:
-            raise self._damaged("its data is not what its checksum says")
+        fault, _ = self.faults()
+        if fault:
+            raise fault
+
+    def faults(self) -> tuple[DamagedError | None, list[int]]:
+        """Read the whole file once; say what is wrong with it, and which objects in it are damaged.
+
+        There may be a fault that hurts no object: some bits of a zstd frame change nothing in what it holds.
+        """
+        packed, damaged = hashlib.sha256(), list[int]()
+        number, position, digest, whole = 0, 0, hashlib.sha256(), True
+        fault: DamagedError | None = None
+        for frame, (start, end) in enumerate(pairwise(self._stream)):
+            content = b""
+            try:
+                content = self._decompressed(frame, packed.update)
+            except DamagedError as error:
+                fault = fault or error
+            while number < len(self):
+                stop = min(self._places[number + 1], end)
+                whole = whole and (stop == position or len(content) == end - start)
+                digest.update(memoryview(content)[position - start : stop - start])
+                position = stop
+                if stop < self._places[number + 1]:
+                    break  # it goes on in the next frame
+                if not whole or digest.digest() != self.digest(number):
+                    damaged.append(number)
+                number, digest, whole = number + 1, hashlib.sha256(), True
+        # Without a frame there are none but empty objects.
+        damaged += [left for left in range(number, len(self)) if digest.digest() != self.digest(left)]
+        if packed.digest() != self._packed_sha256:
+            fault = self._damaged("its data is not what its checksum says")
+        elif damaged and not fault:  # it was written so
+            fault = self._damaged(f"{len(damaged)} objects are not what their digests say")
+        return fault, damaged
 
     def read(self, number: int) -> Iterator[bytes]:
         """Yield the content of the object with that number in the stream, in pieces, unverified.
@@ -257,7 +291,7 @@ class Pack:
         Raises:
             DamagedError: a frame cannot be decompressed.
         """
-        position, left = self._places[number], self.sizes[number]
+        position, left = self._places[number], self.size(number)
         frame = bisect_right(self._stream, position) - 1
         while left:
             content = self._frame(frame)
@@ -269,18 +303,24 @@ class Pack:
     def _frame(self, frame: int) -> bytes:
         pack, number, content = getattr(self._last, "frame", (None, -1, b""))
         if pack is not self or number != frame:
-            size = self._stream[frame + 1] - self._stream[frame]
-            try:
-                with self.path.open("rb", buffering=0) as file:
-                    packed = _at(file, self._packed[frame], self._packed[frame + 1] - self._packed[frame])
-                # One byte more than there should be is enough to see a frame that would swell.
-                decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
-                content = decompressor.decompress(packed, max_length=size + 1)
-                if len(content) != size or not decompressor.eof or decompressor.unused_data:
-                    raise ValueError(f"it does not hold the {size} bytes that the table says")
-            except (OSError, zstd.ZstdError, ValueError, EOFError) as error:
-                raise self._damaged(f"frame {frame}: {error}") from error
+            content = self._decompressed(frame)
             self._last.frame = (self, frame, content)
+        return content
+
+    def _decompressed(self, frame: int, tell: Callable[[bytes], object] = len) -> bytes:
+        """Read a frame, give it as it lies in the file to ``tell``, and return what it holds."""
+        size = self._stream[frame + 1] - self._stream[frame]
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                packed = _at(file, self._packed[frame], self._packed[frame + 1] - self._packed[frame])
+            tell(packed)
+            # One byte more than there should be is enough to see a frame that would swell.
+            decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
+            content = decompressor.decompress(packed, max_length=size + 1)
+            if len(content) != size or not decompressor.eof or decompressor.unused_data:
+                raise ValueError(f"it does not hold the {size} bytes that the table says")
+        except (OSError, zstd.ZstdError, ValueError, EOFError) as error:
+            raise self._damaged(f"frame {frame}: {error}") from error
         return content
 
 

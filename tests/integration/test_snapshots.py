@@ -217,13 +217,19 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
+def pack_of(site: Site, sha256: str) -> Path:
+    place = Store(site.store).place(bytes.fromhex(sha256))
+    assert place
+    return place[0].path
+
+
 def test_verify_names_what_is_damaged(site: Site, desktop: Path) -> None:
     (desktop / "noise").write_bytes(random.Random(4).randbytes(500_000))
     found, _ = take(site, "desktop")
     done = verified(site)
     assert (done.returncode, done.stdout) == (0, "")
     folder = site.snapshots / found.name
-    pack = Store(site.store).places[bytes.fromhex(load_manifest(site, found).find(b"noise").sha256)][0].path
+    pack = pack_of(site, load_manifest(site, found).find(b"noise").sha256)
     whole = {path: path.read_bytes() for path in (pack, folder / MANIFEST, folder / ABOUT)}
 
     def restore() -> None:

@@ -41,7 +41,7 @@ def write(folder: Path, *contents: bytes, stream: bool = False) -> Path:
 
 
 def read(found: Pack) -> list[bytes]:
-    return [b"".join(found.read(number)) for number in range(len(found.digests))]
+    return [b"".join(found.read(number)) for number in range(len(found))]
 
 
 SIZES = (
@@ -62,8 +62,8 @@ SIZES = (
 def test_contents_of_every_size_come_back(tmp_path: Path, stream: bool) -> None:
     contents = [random.Random(size).randbytes(size) for size in SIZES]
     found = Pack(write(tmp_path, *contents, stream=stream))
-    assert list(found.digests) == [sha(content) for content in contents]
-    assert list(found.sizes) == list(SIZES)
+    assert list(found.digests()) == [sha(content) for content in contents]
+    assert [found.size(number) for number in range(len(found))] == list(SIZES)
     assert read(found) == contents
     found.verify()
     assert [path.suffix for path in tmp_path.iterdir()] == [".pack"]
@@ -139,7 +139,7 @@ def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
             except DamagedError:
                 continue
             try:
-                by_content += any(map(lambda a, b: sha(a) != b, read(found), found.digests))
+                by_content += any(map(lambda a, b: sha(a) != b, read(found), found.digests()))
             except DamagedError:
                 by_content += 1
             with pytest.raises(DamagedError, match="checksum"):
