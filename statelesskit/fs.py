@@ -32,11 +32,27 @@ DEEP = 65536  # open files: one for each level of the deepest path a manifest ca
 # --- primitives -------------------------------------------------------------------------------
 
 
+def create(path: Path, mode: int) -> int:
+    """Make a file that is not there yet; return it open for reading and writing."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+
+
 def write_all(fd: int, data: bytes | bytearray | memoryview) -> None:
-    """Write every byte, or raise."""
+    """Write every byte at the file's position, or raise."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def truncate(fd: int, size: int) -> None:
+    """Cut an open file off, and write on from there."""
+    os.ftruncate(fd, size)
+    os.lseek(fd, size, os.SEEK_SET)
+
+
+def open_log(path: Path, mode: int) -> int:
+    """Open a file to append to, made if it is not there; the folder is not flushed."""
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
 
 
 def fsync(fd: int) -> None:
@@ -44,14 +60,24 @@ def fsync(fd: int) -> None:
     os.fsync(fd)
 
 
+def make_folder(path: Path, mode: int) -> None:
+    """Make one folder that is not there yet."""
+    os.mkdir(path, mode)
+
+
 def rename(source: Path, target: Path) -> None:
     """Rename within one file system, replacing ``target``."""
     os.rename(source, target)
 
 
-def unlink(path: Path) -> None:
-    """Remove one name."""
-    os.unlink(path)
+def unlink(name: Path | str, *, dir_fd: int | None = None) -> None:
+    """Remove one name that is no folder's, of an open folder or by its whole path."""
+    os.unlink(name, dir_fd=dir_fd)
+
+
+def remove_folder(name: Path | str, *, dir_fd: int | None = None) -> None:
+    """Remove one empty folder, of an open folder or by its whole path."""
+    os.rmdir(name, dir_fd=dir_fd)
 
 
 # --- built from them --------------------------------------------------------------------------
@@ -81,7 +107,7 @@ def new_partial_file(target: Path, mode: int) -> tuple[Path, int]:
     """Make an unfinished file beside ``target``; return its name, and it open and locked."""
     while True:
         path = partial_name(target)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        fd = create(path, mode)
         if _locked(fd):
             return path, fd
         os.close(fd)
@@ -91,7 +117,7 @@ def new_partial_folder(target: Path) -> tuple[Path, int]:
     """Make an unfinished folder beside ``target``; return its name, and it open and locked."""
     while True:
         path = partial_name(target)
-        path.mkdir(mode=0o700)
+        make_folder(path, 0o700)
         with suppress(FileNotFoundError):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             if _locked(fd):
@@ -136,22 +162,47 @@ def disk_full_named(what: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def new_file(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[int]:
+    """Make a file that appears under its name only when it is whole; yields it open, to be written.
+
+    On any error it is removed again, and what was there stays. What dead writers left is removed first.
+
+    Args:
+        durable: false for what is derived and knows by itself that a crash tore it: nothing is flushed.
+    """
+    with disk_full_named(path):
+        remove_leftovers(path)
+        temporary, fd = new_partial_file(path, 0o600)
+        try:
+            yield fd
+            os.fchmod(fd, mode)
+            if durable:
+                fsync(fd)
+                rename_durably(temporary, path)
+            else:
+                rename(temporary, path)
+        except BaseException:
+            with suppress(FileNotFoundError):  # it was renamed, and the folder could not be flushed
+                unlink(temporary)
+            raise
+        finally:
+            os.close(fd)
+
+
 def write_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Put a whole file in place, durably and at once; the old one stays when anything fails."""
-    temporary = partial_name(path)
-    with disk_full_named(path):
-        try:
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                write_all(fd, data)
-                os.fchmod(fd, mode)
-                fsync(fd)
-            finally:
-                os.close(fd)
-            rename_durably(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with new_file(path, mode=mode) as fd:
+        write_all(fd, data)
+
+
+def make_folders(path: Path, *, mode: int = 0o755) -> None:
+    """Make a folder and those above it, durably; nothing is done to what is there."""
+    if not path.is_dir():
+        make_folders(path.parent, mode=mode)
+        with suppress(FileExistsError):
+            make_folder(path, mode)
+        fsync_folder(path.parent)
 
 
 def append_line(fd: int, line: bytes) -> None:
@@ -243,11 +294,11 @@ def remove_tree(path: Path) -> None:
             stack.pop()
             os.close(fd)
             if stack:
-                os.rmdir(name, dir_fd=stack[-1][0])
+                remove_folder(name, dir_fd=stack[-1][0])
     finally:
         for fd, _, _ in stack:
             os.close(fd)
-    os.rmdir(path)
+    remove_folder(path)
 
 
 def _remove_files(fd: int) -> list[str]:
@@ -258,7 +309,7 @@ def _remove_files(fd: int) -> list[str]:
             if child.is_dir(follow_symlinks=False):
                 folders.append(child.name)
             else:
-                os.unlink(child.name, dir_fd=fd)
+                unlink(child.name, dir_fd=fd)
     return folders
 
 

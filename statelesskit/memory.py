@@ -149,14 +149,12 @@ class Recorder:
             self._folders[prefix] = self._record(prefix, children)
         if self._folders == before.folders:
             return
-        temporary = fs.partial_name(path)
         total = hashlib.sha256()
-        with temporary.open("wb") as file:
+        with fs.new_file(path, durable=False) as fd:
             for part in _parts(tree, packs, self._folders):
                 total.update(part)
-                file.write(part)
-            file.write(total.digest())
-        fs.rename(temporary, path)
+                fs.write_all(fd, part)
+            fs.write_all(fd, total.digest())
 
     def _record(self, prefix: bytes, children: list[tuple[bytes, os.stat_result, bytes]]) -> Folder:
         regular = [info.st_size for _, info, _ in children if stat.S_ISREG(info.st_mode)]
@@ -180,8 +178,8 @@ def _parts(tree: bytes, packs: Packs, folders: dict[bytes, Folder]) -> Iterator[
     yield MAGIC + hashlib.sha256(tree).digest() + SIZE.pack(len(needed)) + needed
     for prefix, one in folders.items():
         lengths = len(prefix), len(one.names), len(one.fingerprints), len(one.lines)
-        yield HEAD.pack(*lengths, one.files, one.content_bytes)
-        yield prefix + one.names + one.fingerprints + one.lines
+        head = HEAD.pack(*lengths, one.files, one.content_bytes)
+        yield head + prefix + one.names + one.fingerprints + one.lines
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:

@@ -110,8 +110,7 @@ class PackWriter:
         self._buffer.clear()
         self._position, seek_rows, rows, self._packed = self._before
         del self._seek_rows[seek_rows:], self._rows[rows:]
-        os.ftruncate(self._fd, self._position)
-        os.lseek(self._fd, self._position, os.SEEK_SET)
+        fs.truncate(self._fd, self._position)
 
     def _flush(self) -> None:
         """Compress what is gathered, in frames of at most ``FRAME_MAX``."""

@@ -276,7 +276,8 @@ class Writer:
     def __init__(self, store: Store, threads: int) -> None:
         self._store = store
         self._claimed = DigestSet()
-        store.packs.mkdir(parents=True, exist_ok=True)
+        fs.make_folders(store.packs)
+        fs.fsync_folder(store.packs.parent)  # who made it may have died before
         fs.remove_leftovers(store.packs / UNFINISHED)
         self._packs: list[PackWriter] = []
         self.new_bytes = [0] * threads

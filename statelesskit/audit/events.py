@@ -128,7 +128,7 @@ class Chain:
                 fs.append_line(self._fd, line)
             except OSError:
                 with suppress(OSError):
-                    os.ftruncate(self._fd, size)
+                    fs.truncate(self._fd, size)
                 raise
         self._line, self._lines, self.last = line, event.seq, event
         return event
@@ -140,8 +140,7 @@ def held(path: Path) -> Iterator[Chain]:
 
     While it grows it is its owner's alone: whoever can open it can hold it, and stop a run in the middle.
     """
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(path, flags, 0o600)
+    fd = fs.open_log(path, 0o600)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise AuditError(f"{path} is no regular file")

@@ -56,7 +56,7 @@ def take(site: Site, prototype: str, *, note: str = "", progress: Progress = SIL
 def _write_manifest(path: Path, tree: Path, store: Store, progress: Progress, memory: Path) -> tuple[Taken, str]:
     total = hashlib.sha256()
     compressor = zstd.ZstdCompressor(level=3)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    fd = fs.create(path, 0o444)
     try:
 
         def emit(line: bytes) -> None:

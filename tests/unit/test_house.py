@@ -15,6 +15,17 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted([*(ROOT / "statelesskit").rglob("*.py"), *(ROOT / "widgets").rglob("*.py")])
 RUNBOOKS = sorted((ROOT / "runbooks").glob("*.ipynb"))
 LINES_MAX = 600
+# Where nothing is written that a crash could take from a site, so not through fs.py: locks (courtesy text),
+# folders of a site before it is one, what is built in a folder that appears when it is whole and flushed, what
+# runs inside a prototype, temporary and derived files, and what the directory's own server keeps.
+NOT_DURABLE = (
+    "lock.py", "site.py", "text_diff.py", "cli/", "directory/", "engine.py", "export/", "packages/", "prototype/",
+    "runbook/",
+)  # fmt: skip
+CHANGES_A_DISK = {
+    "fsync", "ftruncate", "hardlink_to", "link", "makedirs", "mkdir", "mknod", "pwrite", "rename",
+    "rmdir", "symlink_to", "touch", "truncate", "unlink", "write_bytes", "write_text",
+}  # fmt: skip
 HEAVY = {"cryptography", "IPython", "ipywidgets", "jupyter_client", "ldap3", "nbclient", "numpy", "pandas", "papermill"}
 
 
@@ -54,6 +65,65 @@ def test_a_library_has_one_home(library: str, home: str) -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if library in [name.partition(".")[0] for name in names]:
                 assert str(path.relative_to(ROOT)).startswith(home)
+
+
+def disk_changes(tree: ast.AST) -> list[str]:
+    """Return the calls of a module that change a disk by another way than fs.py's."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        text = ast.unparse(node.func)
+        owner, _, name = text.rpartition(".")
+        words = ast.unparse(node)
+        if (
+            (name in CHANGES_A_DISK and owner != "fs")
+            or text in {"os.replace", "os.remove", "os.write", "os.symlink", "os.sync", "shutil.rmtree"}
+            or (name == "replace" and len(node.args) == 1 and not node.keywords)  # of a path; of a text it has two
+            or (name == "open" and re.search(r"O_(CREAT|WRONLY|RDWR|TRUNC)|'[rwaxb]*[wax+][b+]*'", words))
+        ):
+            found.append(f"{words} in line {node.lineno}")
+    return found
+
+
+def test_durable_writes_go_through_one_door() -> None:
+    """So a test can record them all and rebuild every state a crash could leave: tests/crash.py."""
+    beside = []
+    for path in SOURCES:
+        name = str(path.relative_to(ROOT / "statelesskit")) if "widgets" not in path.parts else ""
+        if name and name != "fs.py" and not name.startswith(NOT_DURABLE):
+            beside += [f"{name}: {call}" for call in disk_changes(ast.parse(path.read_text()))]
+    assert beside == []
+
+
+def test_the_door_has_no_second_one_beside_it() -> None:
+    """In fs.py itself only the primitives at the top, which a test can record, change a disk."""
+    tree = ast.parse((ROOT / "statelesskit/fs.py").read_text())
+    door = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    primitives = {name for name, node in door.items() if any(call.startswith("os.") for call in disk_changes(node))}
+    assert primitives == {
+        "create", "open_log", "write_all", "truncate", "fsync", "make_folder", "rename", "unlink", "remove_folder",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "os.rename(a, b)", "path.rename(b)", "path.unlink(missing_ok=True)", "path.replace(b)", "os.replace(a, b)",
+        "os.open(a, os.O_WRONLY | os.O_CREAT)", "path.open('wb')", "open(a, 'r+b')", "open(a, mode='a')",
+        "path.write_text('')", "os.fsync(fd)", "os.ftruncate(fd, 0)", "shutil.rmtree(a)", "path.mkdir()",
+    ],
+)  # fmt: skip
+def test_another_way_to_a_disk_would_be_seen(call: str) -> None:
+    assert disk_changes(ast.parse(call))
+
+
+@pytest.mark.parametrize(
+    "call", ["text.replace('a', 'b')", "replace(entry, holes=())", "path.open('rb')", "os.open(a, os.O_RDONLY)",
+             "fs.rename(a, b)", "found.remove(x)", "datetime.now().replace(microsecond=0)"],
+)  # fmt: skip
+def test_what_changes_no_disk_is_allowed(call: str) -> None:
+    assert disk_changes(ast.parse(call)) == []
 
 
 def test_every_module_says_what_it_is() -> None:
