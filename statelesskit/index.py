@@ -21,7 +21,6 @@ import os
 import struct
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -120,24 +119,15 @@ class Index:
         """Put the index in place at once, not flushed.
 
         Raises:
-            OSError: it could not be written; what was there before still is.
+            OSError, NoSpaceError: it could not be written; what was there before still is.
         """
-        fs.remove_leftovers(path)
-        temporary, fd = fs.new_partial_file(path, 0o644)
-        try:
-            total = hashlib.sha256()
-            names = b"".join(PACK_ROW.pack(bytes.fromhex(name[: -len(SUFFIX)]), size) for name, size in self.packs)
+        total = hashlib.sha256()
+        names = b"".join(PACK_ROW.pack(bytes.fromhex(name[: -len(SUFFIX)]), size) for name, size in self.packs)
+        with fs.new_file(path, durable=False) as fd:
             for part in (HEAD.pack(MAGIC, len(self.packs), self.rows), names, self._table):
                 total.update(part)
                 fs.write_all(fd, part)
             fs.write_all(fd, total.digest())
-            fs.rename(temporary, path)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                fs.unlink(temporary)
-            raise
-        finally:
-            os.close(fd)
 
 
 def _check(fd: int, size: int) -> None:

@@ -22,7 +22,7 @@ from typing import Self
 
 from statelesskit import fs
 from statelesskit.digests import DigestSet
-from statelesskit.errors import DamagedError
+from statelesskit.errors import DamagedError, NoSpaceError
 from statelesskit.index import Index, PackFile
 from statelesskit.pack import SUFFIX, UNFINISHED, Pack, PackWriter
 
@@ -128,7 +128,7 @@ class Store:
 
     def _write_index(self, index: Index) -> Index:
         """Put an index on the disk and use it from there; who may only read, or has no room, goes on without."""
-        with suppress(OSError, DamagedError):
+        with suppress(OSError, NoSpaceError, DamagedError):
             index.write(self.index_file)
             return Index.load(self.index_file)
         return index
