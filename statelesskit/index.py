@@ -20,7 +20,7 @@ import mmap
 import os
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -35,6 +35,7 @@ PLACE = struct.Struct(">II")
 DIGEST = 32
 ROW = DIGEST + PLACE.size
 PIECE = 1024 * 1024
+STEP = 16384  # rows taken out of the file at once
 
 PackFile = tuple[str, int]  # a pack's file name and size
 
@@ -93,6 +94,16 @@ class Index:
         while row < self.rows and self._digest(row) == digest:
             yield PLACE.unpack_from(self._data, self._offset + row * ROW + DIGEST)
             row += 1
+
+    def digests(self, packs: Container[int]) -> Iterator[bytes]:
+        """Yield the digests of all rows of some packs."""
+        every = all(number in packs for number in range(len(self.packs)))
+        for start in range(0, self.rows, STEP):
+            rows = self.between(start, min(start + STEP, self.rows))
+            if every:
+                yield from (row[:DIGEST] for row in rows)
+            else:
+                yield from (row[:DIGEST] for row in rows if PLACE.unpack_from(row, DIGEST)[0] in packs)
 
     def _digest(self, row: int) -> bytes:
         start = self._offset + row * ROW

@@ -11,6 +11,7 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from statelesskit import fs
@@ -74,16 +75,32 @@ def take_inventory(contents: Contents) -> Inventory:
 def inventory(site: Site, snapshot: Snapshot) -> Inventory:
     """Return a snapshot's inventory, as it was kept or read anew. Raises as :func:`take_inventory`."""
     path = site.snapshots / snapshot.name / INVENTORY
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        kept = json.loads(path.read_bytes())
-        if kept["sha256"] == _checksum(snapshot, kept["inventory"]):
-            return Inventory.from_json(kept["inventory"])
+    if kept := _kept(path, snapshot):
+        return kept
     found = take_inventory(Contents(load_manifest(site, snapshot), Store(site.store)))
     data = found.as_json()
     # Who may only read, or has no room, still gets the answer.
     with suppress(OSError, NoSpaceError):
         fs.write_file(path, fs.canonical_json({"inventory": data, "sha256": _checksum(snapshot, data)}) + b"\n")
     return found
+
+
+def mend_inventory(site: Site, snapshot: Snapshot) -> str:
+    """Remove an inventory that was kept and can't be used, so that it is made again; say so."""
+    path = site.snapshots / snapshot.name / INVENTORY
+    if not path.exists() or _kept(path, snapshot):
+        return ""
+    with suppress(FileNotFoundError):
+        fs.unlink(path)
+    return f"the inventory {path} is damaged, or of another version; it is made again when it is asked for"
+
+
+def _kept(path: Path, snapshot: Snapshot) -> Inventory | None:
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        kept = json.loads(path.read_bytes())
+        if kept["sha256"] == _checksum(snapshot, kept["inventory"]):
+            return Inventory.from_json(kept["inventory"])
+    return None
 
 
 def _checksum(snapshot: Snapshot, data: dict[str, Any]) -> str:

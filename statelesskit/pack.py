@@ -252,9 +252,10 @@ class Pack:
         if fault:
             raise fault
 
-    def faults(self) -> tuple[DamagedError | None, list[int]]:
+    def faults(self, advance: Callable[[int], object] = bool) -> tuple[DamagedError | None, list[int]]:
         """Read the whole file once; say what is wrong with it, and which objects in it are damaged.
 
+        ``advance`` is told how many bytes of it were read, again and again.
         There may be a fault that hurts no object: some bits of a zstd frame change nothing in what it holds.
         """
         packed, damaged = hashlib.sha256(), list[int]()
@@ -264,6 +265,7 @@ class Pack:
             content = b""
             try:
                 content = self._decompressed(frame, packed.update)
+                advance(self._packed[frame + 1] - self._packed[frame])
             except DamagedError as error:
                 fault = fault or error
             while number < len(self):

@@ -18,7 +18,8 @@ from statelesskit.directory import Assignment, Channel, Client, Directory, assig
 from statelesskit.errors import DamagedError, NotFoundError, RefusedError
 from statelesskit.names import prototype_of, split_channel
 from statelesskit.register import entry_of
-from statelesskit.snapshot import Snapshot, check_manifest, load, load_manifest
+from statelesskit.snapshot import Snapshot, load, load_manifest
+from statelesskit.snapshot.verify import check_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def plan_push(site: Site, directory: Directory, channel_name: str, snapshot_name
     if snapshot.state == "revoked":
         raise RefusedError(f"{snapshot_name} is revoked; no client may be told to run it", hint="push another one")
     try:
-        check_manifest(site, snapshot)
+        check_whole(site, snapshot)
     except DamagedError as error:
         raise RefusedError(f"{snapshot_name} can't be pushed: {error.message}", hint=error.hint) from error
     moves, unmoved = _moves(site, directory, channel, snapshot)

@@ -124,7 +124,7 @@ class Store:
         else:
             indexes = [index, Index.of(tail)]
             self._opened |= {name: pack for (name, _), pack in tail.items()}
-        return _View(frozenset(files), indexes, self._listed_damaged())
+        return _View(frozenset(files), indexes, self.listed_damaged())
 
     def _write_index(self, index: Index) -> Index:
         """Put an index on the disk and use it from there; who may only read, or has no room, goes on without."""
@@ -135,21 +135,25 @@ class Store:
 
     def mend_index(self) -> str:
         """Hold the index against the packs' tables; where it says something else make it anew, and say so."""
+        if not self.index_file.exists():
+            return ""
+        files, opened = {(file.name, info.st_size) for file, info in self._files()}, dict[PackFile, Pack]()
         try:
             index = Index.load(self.index_file)
         except DamagedError as error:
-            fault = error.message if self.index_file.exists() else ""
+            index, fault = Index.of({}), error.message
+            covered = sorted(files)
         else:
-            files, opened = {(file.name, info.st_size) for file, info in self._files()}, dict[PackFile, Pack]()
-            for file in index.packs:
-                with suppress(DamagedError):
-                    if file in files:
-                        opened[file] = Pack(self.packs / file[0])
-            gone = [number for number, file in enumerate(index.packs) if file not in opened]
-            whole = Index.of(opened)
-            fault = "" if Index.of({}, index, gone) == whole else f"the index {self.index_file} is wrong"
-            if fault or gone:
-                self._write_index(whole)
+            fault, covered = "", [file for file in index.packs if file in files]
+        for file in covered:
+            with suppress(DamagedError):
+                opened[file] = Pack(self.packs / file[0])
+        whole = Index.of(opened)
+        gone = [number for number, file in enumerate(index.packs) if file not in opened]
+        if not fault and Index.of({}, index, gone) != whole:
+            fault = f"the index {self.index_file} is wrong"
+        if fault or gone:
+            self._write_index(whole)
         self.forget()
         self._looked()
         return f"{fault}; it was made anew from the packs" if fault else ""
@@ -162,7 +166,14 @@ class Store:
 
     def missing(self, digests: Iterable[bytes]) -> list[bytes]:
         """Return those objects that are in no pack, or known to be damaged. Asks the index only."""
-        return [digest for digest in digests if digest not in self]
+        view, wanted = self._looked(), set(digests)
+        if 8 * len(wanted) < sum(index.rows for index in view.indexes):
+            return [digest for digest in wanted if digest not in self]
+        left = wanted - view.damaged
+        for index, names in zip(view.indexes, view.names, strict=True):
+            for digest in index.digests({number for number, name in enumerate(names) if name}):
+                left.discard(digest)
+        return [*left, *(view.damaged & wanted)]
 
     def place(self, digest: bytes) -> tuple[Pack, int] | None:
         """Return where an object is: its pack, and its number there."""
@@ -170,6 +181,18 @@ class Store:
             with suppress(DamagedError):
                 return self._pack(name), number
         return None
+
+    def packs_with(self, digest: bytes) -> list[Path]:
+        """Return the packs that should hold an object."""
+        return [self.packs / name for name, _ in self._looked().places(digest)]
+
+    def readable_packs(self) -> list[Pack]:
+        """Return all packs, sorted by name, but those in :attr:`damaged`."""
+        found = []
+        for name, _ in sorted(self._looked().files):
+            with suppress(DamagedError):
+                found.append(self._pack(name))
+        return found
 
     def _pack(self, name: str) -> Pack:
         if name not in self._opened:
@@ -249,7 +272,8 @@ class Store:
 
     # --- what is known to be damaged ----------------------------------------------------------
 
-    def _listed_damaged(self) -> frozenset[bytes]:
+    def listed_damaged(self) -> frozenset[bytes]:
+        """Return the objects of which the last verification found no whole copy."""
         with suppress(OSError, ValueError):
             return frozenset(map(bytes.fromhex, self.damaged_file.read_text("ascii").split()))
         return frozenset()
@@ -257,7 +281,7 @@ class Store:
     def list_damaged(self, digests: Iterable[bytes]) -> None:
         """Note the objects of which no whole copy is here, in place of what was noted before."""
         listed = frozenset(digests)
-        if listed != self._listed_damaged() or (not listed and self.damaged_file.exists()):
+        if listed != self.listed_damaged() or (not listed and self.damaged_file.exists()):
             if listed:
                 fs.write_file(self.damaged_file, "".join(f"{one.hex()}\n" for one in sorted(listed)).encode())
             else:

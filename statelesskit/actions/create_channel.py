@@ -36,6 +36,7 @@ class CreateChannel(Action):
     def plan(self, site: Site) -> Plan:
         from statelesskit.directory import open_directory
         from statelesskit.snapshot import load
+        from statelesskit.snapshot.verify import check_whole
 
         prototype, _ = split_channel(self.channel)
         snapshot = load(site, self.snapshot)
@@ -43,6 +44,7 @@ class CreateChannel(Action):
             raise RefusedError(f"{self.snapshot} is no snapshot of {prototype}", hint="choose one of its own")
         if snapshot.state == "revoked":
             raise RefusedError(f"{self.snapshot} is revoked; no client may be told to run it")
+        check_whole(site, snapshot)
         with open_directory(site) as directory:
             if any(channel.name == self.channel for channel in directory.channels()):
                 raise ExistsError(

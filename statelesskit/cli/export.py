@@ -25,10 +25,12 @@ def tree(ctx: click.Context, snapshot: str, dest: Path, reread: bool, as_json: b
     from statelesskit.cli import output
     from statelesskit.export.tree import export_tree
     from statelesskit.snapshot import load, load_manifest
+    from statelesskit.snapshot.verify import check_whole
     from statelesskit.store import Store
 
     site = site_of(ctx)
     found = load(site, snapshot)
+    check_whole(site, found)
     manifest = load_manifest(site, found)
     with output.progress() as progress:
         holes = export_tree(manifest, Store(site.store), dest.absolute(), reread=reread, progress=progress)
@@ -54,10 +56,12 @@ def squashfs(ctx: click.Context, snapshot: str, dest: Path, waive: bool, as_json
     from statelesskit.cli import output
     from statelesskit.export.squashfs import export_squashfs
     from statelesskit.snapshot import load, load_manifest
+    from statelesskit.snapshot.verify import check_whole
     from statelesskit.store import Store
 
     site = site_of(ctx)
     found = load(site, snapshot)
+    check_whole(site, found)
     target = dest.absolute()
     with output.progress() as progress:
         lost = export_squashfs(load_manifest(site, found), Store(site.store), target, waive=waive, progress=progress)

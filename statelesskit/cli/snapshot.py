@@ -46,6 +46,7 @@ def list_(ctx: click.Context, prototype: str | None, as_json: bool) -> None:
     from statelesskit.cli import output
     from statelesskit.prototype import load as load_prototype
     from statelesskit.snapshot import list_snapshots
+    from statelesskit.snapshot.whole import is_partial
 
     site = site_of(ctx)
     if prototype:
@@ -53,13 +54,13 @@ def list_(ctx: click.Context, prototype: str | None, as_json: bool) -> None:
     found = list_snapshots(site, prototype)
     if as_json:
         for one in found:
-            output.json_line(one.as_json())
+            output.json_line({**one.as_json(), "partial": is_partial(site, one.name)})
         return
     output.table(
         (
             {
                 "snapshot": one.name,
-                "state": one.state,
+                "state": one.state + (", partial" if is_partial(site, one.name) else ""),
                 "files": one.files,
                 "size": f"{one.bytes / 1e6:.1f} MB",
                 "digest": one.digest[:19],
@@ -80,8 +81,10 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
     """Show one snapshot."""
     from statelesskit.cli import output
     from statelesskit.snapshot import load
+    from statelesskit.snapshot.whole import is_partial
 
-    found = load(site_of(ctx), name).as_json()
+    site = site_of(ctx)
+    found = {**load(site, name).as_json(), "partial": is_partial(site, name)}
     (output.json_line if as_json else output.facts)(found)
 
 
@@ -211,22 +214,37 @@ def find(ctx: click.Context, path: str | None, sha256: str | None, package: str 
 @JSON
 @click.pass_context
 def verify(ctx: click.Context, name: str | None, as_json: bool) -> int:
-    """Read every byte of one snapshot, or of all; ends with 1 when something is not as it should be."""
+    """Read every byte of one snapshot, or of all; ends with 1 when something is not as it should be.
+
+    What is derived from snapshots is mended at once, and said. A snapshot that lacks something is marked
+    partial until it is found whole: nobody is given it.
+    """
     from statelesskit.cli import output
+    from statelesskit.inventory import mend_inventory
     from statelesskit.snapshot import list_snapshots, load
-    from statelesskit.snapshot.verify import verify as verify_snapshot
+    from statelesskit.snapshot.verify import verify_all
+    from statelesskit.tree import Finding
 
     site = site_of(ctx)
     wrong = 0
+
+    def tell(snapshot: str, finding: Finding) -> None:
+        nonlocal wrong
+        wrong += 1
+        row = {"snapshot": snapshot, **finding.as_json()}
+        if as_json:
+            output.json_line(row)
+        else:
+            about = ": ".join(text for text in (snapshot, row["path"]) if text) or "the store"
+            click.echo(f"{output.printable_lines(about)}: {output.printable_lines(row['finding'])}")
+
     with output.progress() as progress:
-        for one in [load(site, name)] if name else list_snapshots(site):
-            for finding in verify_snapshot(site, one, progress):
-                wrong += 1
-                row = {"snapshot": one.name, **finding.as_json()}
-                if as_json:
-                    output.json_line(row)
-                else:
-                    click.echo(f"{one.name}: {output.printable_lines(row['path'])}: {row['finding']}")
+        snapshots = [load(site, name)] if name else list_snapshots(site)
+        for one, finding in verify_all(site, snapshots, progress, every_pack=not name):
+            tell(one, finding)
+        for snapshot in snapshots:
+            if fault := mend_inventory(site, snapshot):
+                tell(snapshot.name, Finding(b"", fault))
     if not as_json:
         click.echo(f"{wrong} findings" if wrong else "every byte is as the manifests say")
     return int(wrong > 0)

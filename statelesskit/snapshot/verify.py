@@ -1,46 +1,179 @@
-"""Read every byte of a snapshot, and say what is not as its manifest says."""
+"""Read every byte of snapshots and packs, and say what is not as the manifests say.
+
+Each pack is read once, however many snapshots share it, and of each manifest only the lines that the one
+before it did not have are looked at. What is found marks a snapshot partial, see :mod:`.whole`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import queue
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from statelesskit.config import Site
 from statelesskit.errors import DamagedError
+from statelesskit.manifest import decode
+from statelesskit.pack import Pack
 from statelesskit.progress import SILENT, Progress
 from statelesskit.snapshot.manifest_file import load_manifest
 from statelesskit.snapshot.registry import ABOUT, Snapshot
+from statelesskit.snapshot.whole import check_whole, mark, objects_of
 from statelesskit.store import Store
 from statelesskit.tree import Finding
+from statelesskit.workers import Workers
+
+__all__ = ["check_whole", "verify", "verify_all"]
+
+THREADS = 2
 
 
 def verify(site: Site, snapshot: Snapshot, progress: Progress = SILENT) -> Iterator[Finding]:
-    """Read every byte a snapshot needs, and yield what is not as its manifest says.
+    """Read every byte of the packs a snapshot needs, and yield what is not as its manifest says.
 
-    A finding without a path is about the snapshot, or about a pack, as a whole.
+    A finding without a path is about the snapshot, a pack or the index, as a whole.
     """
-    try:
-        manifest = load_manifest(site, snapshot)
-    except DamagedError as error:
-        yield Finding(b"", error.message)
-        return
-    wanted: dict[bytes, list[tuple[bytes, int]]] = {}
-    for entry in manifest.entries():
-        if entry.type == "file":
-            wanted.setdefault(bytes.fromhex(entry.sha256), []).append((entry.path, entry.size))
-    files = sum(map(len, wanted.values()))
-    total = sum(size for places in wanted.values() for _, size in places)
-    if (len(manifest.lines), files, total) != (snapshot.entries, snapshot.files, snapshot.bytes):
-        yield Finding(b"", f"{ABOUT} counts other entries, files or bytes than the manifest holds")
+    return (finding for _, finding in verify_all(site, [snapshot], progress))
+
+
+def verify_all(
+    site: Site, snapshots: Iterable[Snapshot], progress: Progress = SILENT, *, every_pack: bool = False
+) -> Iterator[tuple[str, Finding]]:
+    """Verify some snapshots in one pass; yield each finding with the name of its snapshot.
+
+    A finding about a pack or the index stands before those of the snapshots, with "" for a name. All
+    marks are set when this is exhausted, and the store knows which objects are damaged.
+
+    Args:
+        every_pack: read those too that none of these snapshots needs.
+    """
+    snapshots = list(snapshots)
     store = Store(site.store)
-    yield from (Finding(b"", fault) for fault in store.faults(set(wanted)))
-    progress.stage(f"verifying {snapshot.name}", total=len(wanted), unit="files")
-    for digest in store.in_stored_order(set(wanted)):
-        fault = ""
+    if fault := store.mend_index():
+        yield "", Finding(b"", fault)
+    yield from (("", Finding(b"", error.message)) for error in store.damaged)
+    packs = _packs(site, store, [] if every_pack else snapshots)
+    reading = _Reading(packs, progress)
+    reading.run()
+    yield from (("", Finding(b"", error.message)) for error in reading.faults)
+    damaged = reading.without_whole_copy(store)
+    store.list_damaged(damaged | {one for one in store.listed_damaged() if not reading.read(store, one)})
+    progress.stage("holding manifests against the store", total=len(snapshots), unit="snapshots")
+    lines = _Lines(store, damaged)
+    for snapshot in snapshots:
         try:
-            size = sum(map(len, store.read(digest)))
+            found = lines.findings(snapshot, load_manifest(site, snapshot).lines)
         except DamagedError as error:
-            fault = error.message
-        for path, expected in wanted[digest]:
-            if fault or size != expected:
-                yield Finding(path, fault or f"it is {size} bytes long, the manifest says {expected}")
+            found = [Finding(b"", error.message)]
+        mark(site, snapshot.name, found)
+        yield from ((snapshot.name, finding) for finding in found)
         progress.advance()
+
+
+def _packs(site: Site, store: Store, snapshots: list[Snapshot]) -> list[Pack]:
+    """Return the packs that hold something these need; all, if there are none."""
+    needed: set[bytes] = set()
+    for snapshot in snapshots:
+        try:
+            needed |= objects_of(site, snapshot)
+        except DamagedError:  # which is found again when its turn comes
+            continue
+    packs = store.readable_packs()
+    return [pack for pack in packs if not snapshots or any(digest in needed for digest in pack.digests())]
+
+
+class _Reading:
+    """Several threads read pack after pack."""
+
+    def __init__(self, packs: list[Pack], progress: Progress) -> None:
+        self.faults: list[DamagedError] = []
+        self._damaged: dict[bytes, set[Path]] = {}
+        self._paths = {pack.path for pack in packs}
+        self._progress = progress
+        self._work: queue.SimpleQueue[Pack] = queue.SimpleQueue()
+        for pack in packs:
+            self._work.put(pack)
+        self._total = sum(pack.path.stat().st_size for pack in packs if pack.path.exists())
+        self._workers = Workers(THREADS, self._read_packs)
+
+    def run(self) -> None:
+        self._progress.stage("reading packs", total=self._total, unit="bytes")
+        with self._workers:
+            pass
+
+    def _read_packs(self, thread: int) -> None:
+        while not self._workers.failure:
+            try:
+                pack = self._work.get_nowait()
+            except queue.Empty:
+                return
+            fault, damaged = pack.faults(self._advance)
+            if fault and pack.path.exists():  # else it was collected meanwhile
+                self.faults.append(fault)
+                for number in damaged:
+                    self._damaged.setdefault(pack.digest(number), set()).add(pack.path)
+
+    def _advance(self, size: int) -> None:
+        if self._workers.failure:
+            raise self._workers.failure
+        self._progress.advance(size)
+
+    def read(self, store: Store, digest: bytes) -> bool:
+        """Say whether a pack that holds the object was read."""
+        return any(path in self._paths for path in store.packs_with(digest))
+
+    def without_whole_copy(self, store: Store) -> set[bytes]:
+        """Return the objects that are damaged in every pack they are in."""
+        return {digest for digest, paths in self._damaged.items() if paths.issuperset(store.packs_with(digest))}
+
+
+class _Lines:
+    """What is wrong with each line of a manifest, and what it adds up to, from one snapshot to the next."""
+
+    def __init__(self, store: Store, damaged: set[bytes]) -> None:
+        self._store, self._damaged = store, damaged
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lines: set[bytes] = set()
+        self._wrong: dict[bytes, Finding] = {}
+        self._files = self._bytes = 0
+
+    def findings(self, snapshot: Snapshot, lines: list[bytes]) -> list[Finding]:
+        """Go over to a snapshot's lines, and return what is wrong with it. Raises FormatError."""
+        now = set(lines)
+        try:
+            for line in self._lines - now:
+                self._wrong.pop(line, None)
+                self._count(line, -1)
+            for line in now - self._lines:
+                self._count(line, 1)
+        except DamagedError:  # it is no manifest, and the next is held against nothing
+            self._begin()
+            raise
+        self._lines = now
+        found = sorted(self._wrong.values(), key=lambda finding: finding.path)
+        if (len(lines), self._files, self._bytes) != (snapshot.entries, snapshot.files, snapshot.bytes):
+            found.insert(0, Finding(b"", f"{ABOUT} counts other entries, files or bytes than the manifest holds"))
+        return found
+
+    def _count(self, line: bytes, sign: int) -> None:
+        if b'"sha256":' not in line:
+            return
+        entry = decode(line)
+        if entry.type != "file":
+            return
+        self._files += sign
+        self._bytes += sign * entry.size
+        if sign > 0 and (fault := self._fault(bytes.fromhex(entry.sha256), entry.size)):
+            self._wrong[line] = Finding(entry.path, fault)
+
+    def _fault(self, digest: bytes, size: int) -> str:
+        place = self._store.place(digest)
+        if place is None:
+            return f"the object {digest.hex()} is not in the store {self._store.packs.parent}"
+        pack, number = place
+        if digest in self._damaged:
+            return f"the object {digest.hex()} in {pack.path} is damaged"
+        if pack.size(number) != size:
+            return f"it is {pack.size(number)} bytes long, the manifest says {size}"
+        return ""
