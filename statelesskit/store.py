@@ -55,8 +55,8 @@ class Store:
     """The objects of one site; reading needs no lock, writing happens in a :class:`Writer`.
 
     Attributes:
-        damaged: of the packs whose tables can't be read, as it was found when the disk was last looked at.
-            What they hold counts as missing, so the next take that meets it keeps it again.
+        damaged, damaged_packs: the packs whose tables can't be read, as it was found when the disk was last
+            looked at. What they hold counts as missing, so the next take that meets it keeps it again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,6 +64,7 @@ class Store:
         self.index_file = folder / "index"
         self.damaged_file = folder / "damaged"
         self.damaged: list[DamagedError] = []
+        self.damaged_packs: list[Path] = []
         self._view: _View | None = None
         self._opened: dict[str, Pack] = {}
         self._lock = threading.Lock()
@@ -105,13 +106,14 @@ class Store:
             index = Index.load(self.index_file)
         except DamagedError:
             index = Index.of({})
-        self.damaged, tail = [], dict[PackFile, Pack]()
+        self.damaged, self.damaged_packs, tail = [], [], dict[PackFile, Pack]()
         for file in sorted(files.difference(index.packs)):
             try:
                 tail[file] = Pack(self.packs / file[0])
             except DamagedError as error:
                 if (self.packs / file[0]).exists():
                     self.damaged.append(error)
+                    self.damaged_packs.append(self.packs / file[0])
                 files.discard(file)
         self._opened = {name: pack for name, pack in self._opened.items() if (self.packs / name).exists()}
         gone = [number for number, file in enumerate(index.packs) if file not in files]

@@ -7,6 +7,7 @@ from statelesskit.actions.add_client import AddClient
 from statelesskit.actions.create_channel import CreateChannel
 from statelesskit.actions.create_prototype import CreatePrototype
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
+from statelesskit.actions.repair_snapshots import RepairSnapshots
 from statelesskit.actions.set_snapshot_state import SetSnapshotState
 from statelesskit.actions.take_snapshot import TakeSnapshot
 
@@ -18,6 +19,7 @@ ACTIONS: dict[str, type[Action]] = {
         CreatePrototype,
         PushSnapshot,
         RollBackPush,
+        RepairSnapshots,
         SetSnapshotState,
         TakeSnapshot,
     )

@@ -11,6 +11,7 @@ from statelesskit.actions.set_snapshot_state import SetSnapshotState
 from statelesskit.actions.take_snapshot import TakeSnapshot
 from statelesskit.cli import differences
 from statelesskit.cli.acting import JSON, action_command, site_of
+from statelesskit.config import Site
 
 
 @click.group()
@@ -211,14 +212,20 @@ def find(ctx: click.Context, path: str | None, sha256: str | None, package: str 
 
 @snapshot.command()
 @click.argument("name", required=False)
+@click.option(
+    "--repair-from", default="", metavar="PLACE", help="Fetch what is lost: a site, a store, an exported tree."
+)
 @JSON
 @click.pass_context
-def verify(ctx: click.Context, name: str | None, as_json: bool) -> int:
+def verify(ctx: click.Context, name: str | None, repair_from: str, as_json: bool) -> int:
     """Read every byte of one snapshot, or of all; ends with 1 when something is not as it should be.
 
     What is derived from snapshots is mended at once, and said. A snapshot that lacks something is marked
     partial until it is found whole: nobody is given it.
     """
+    if repair_from:
+        _repair(site_of(ctx), name or "", repair_from, as_json=as_json)
+        return 0
     from statelesskit.cli import output
     from statelesskit.inventory import mend_inventory
     from statelesskit.snapshot import list_snapshots, load
@@ -248,3 +255,26 @@ def verify(ctx: click.Context, name: str | None, as_json: bool) -> int:
     if not as_json:
         click.echo(f"{wrong} findings" if wrong else "every byte is as the manifests say")
     return int(wrong > 0)
+
+
+def _repair(site: Site, name: str, place: str, *, as_json: bool) -> None:
+    from statelesskit import service
+    from statelesskit.actions.repair_snapshots import RepairSnapshots
+    from statelesskit.cli import output
+
+    action = RepairSnapshots.check({"place": place, "snapshot": name})
+    with output.progress() as progress:
+        outcome = service.perform(site, action, service.AT_ONCE, progress=progress)
+    result = {**outcome.result, "record": outcome.record}
+    if as_json:
+        output.json_line(result)
+    else:
+        output.note(outcome.plan.summary)
+        output.facts(
+            {
+                "manifests restored": " ".join(result["manifests_restored"]) or None,
+                "objects fetched": result["objects_fetched"],
+                "packs set aside": len(result["packs_set_aside"]),
+                "record": outcome.record,
+            }
+        )

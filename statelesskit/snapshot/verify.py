@@ -36,7 +36,12 @@ def verify(site: Site, snapshot: Snapshot, progress: Progress = SILENT) -> Itera
 
 
 def verify_all(
-    site: Site, snapshots: Iterable[Snapshot], progress: Progress = SILENT, *, every_pack: bool = False
+    site: Site,
+    snapshots: Iterable[Snapshot],
+    progress: Progress = SILENT,
+    *,
+    every_pack: bool = False,
+    faulty: dict[Path, set[bytes]] | None = None,
 ) -> Iterator[tuple[str, Finding]]:
     """Verify some snapshots in one pass; yield each finding with the name of its snapshot.
 
@@ -45,6 +50,7 @@ def verify_all(
 
     Args:
         every_pack: read those too that none of these snapshots needs.
+        faulty: is given the packs that something is wrong with, and for each the objects damaged in it.
     """
     snapshots = list(snapshots)
     store = Store(site.store)
@@ -54,7 +60,9 @@ def verify_all(
     packs = _packs(site, store, [] if every_pack else snapshots)
     reading = _Reading(packs, progress)
     reading.run()
-    yield from (("", Finding(b"", error.message)) for error in reading.faults)
+    yield from (("", Finding(b"", error.message)) for error, _ in reading.faulty.values())
+    if faulty is not None:
+        faulty |= {path: damaged for path, (_, damaged) in reading.faulty.items()}
     damaged = reading.without_whole_copy(store)
     store.list_damaged(damaged | {one for one in store.listed_damaged() if not reading.read(store, one)})
     progress.stage("holding manifests against the store", total=len(snapshots), unit="snapshots")
@@ -85,8 +93,7 @@ class _Reading:
     """Several threads read pack after pack."""
 
     def __init__(self, packs: list[Pack], progress: Progress) -> None:
-        self.faults: list[DamagedError] = []
-        self._damaged: dict[bytes, set[Path]] = {}
+        self.faulty: dict[Path, tuple[DamagedError, set[bytes]]] = {}  # with the objects damaged in them
         self._paths = {pack.path for pack in packs}
         self._progress = progress
         self._work: queue.SimpleQueue[Pack] = queue.SimpleQueue()
@@ -108,9 +115,7 @@ class _Reading:
                 return
             fault, damaged = pack.faults(self._advance)
             if fault and pack.path.exists():  # else it was collected meanwhile
-                self.faults.append(fault)
-                for number in damaged:
-                    self._damaged.setdefault(pack.digest(number), set()).add(pack.path)
+                self.faulty[pack.path] = fault, set(map(pack.digest, damaged))
 
     def _advance(self, size: int) -> None:
         if self._workers.failure:
@@ -123,7 +128,12 @@ class _Reading:
 
     def without_whole_copy(self, store: Store) -> set[bytes]:
         """Return the objects that are damaged in every pack they are in."""
-        return {digest for digest, paths in self._damaged.items() if paths.issuperset(store.packs_with(digest))}
+
+        def whole(digest: bytes, path: Path) -> bool:
+            return path not in self.faulty or digest not in self.faulty[path][1]
+
+        damaged = set().union(*(found for _, found in self.faulty.values()))
+        return {one for one in damaged if not any(whole(one, path) for path in store.packs_with(one))}
 
 
 class _Lines:
