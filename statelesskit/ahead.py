@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 from statelesskit.workers import Workers
@@ -13,7 +13,7 @@ T = TypeVar("T")
 MOST = 3  # items made and not yet asked for
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def ahead(items: Iterator[T]) -> Generator[T]:
     """Yield the same items, and raise the same error. The thread has ended when this has ended, or was closed."""
     room = threading.Semaphore(MOST)
     made: queue.SimpleQueue[tuple[T, ...]] = queue.SimpleQueue()

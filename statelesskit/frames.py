@@ -16,10 +16,9 @@ from statelesskit.directory import assignments, open_directory
 from statelesskit.fleet import fleet_rows
 from statelesskit.inventory import inventory
 from statelesskit.manifest import Entry
-from statelesskit.manifest import diff as compare_manifests
 from statelesskit.names import printable
 from statelesskit.packages import Package
-from statelesskit.snapshot import Snapshot, list_snapshots, load, load_manifest
+from statelesskit.snapshot import Snapshot, changes_between, list_snapshots, load, load_manifest
 
 # A time in nanoseconds needs all 64 bits: made a float, as a join with absent rows makes it, it is wrong from
 # the ninth digit on. So integers that can be absent are Int64, which knows absence, and nothing is joined.
@@ -60,8 +59,7 @@ def entries(site: Site, snapshot: str) -> pd.DataFrame:
 
 def diff(site: Site, before: str, after: str) -> pd.DataFrame:
     """The paths that differ between two snapshots: how, in which fields, and each field before and after."""
-    manifests = (load_manifest(site, load(site, name)) for name in (before, after))
-    changes = compare_manifests(*manifests)
+    changes = changes_between(site, load(site, before), load(site, after))
     about = pd.DataFrame([change.as_json() for change in changes], columns=["path", "change", "fields"])
     was = _entry_frame(change.before for change in changes).drop(columns="path")
     now = _entry_frame(change.after for change in changes).drop(columns="path")

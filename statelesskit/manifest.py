@@ -38,8 +38,10 @@ import base64
 import hashlib
 import json
 import re
+from binascii import unhexlify
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from statelesskit.errors import FormatError
@@ -51,10 +53,21 @@ NAME_MAX = 255  # bytes in one name of a path, or of an attribute; Linux allows 
 PATH_MAX = 2**16  # bytes, 16 times what Linux takes at once; two of them fit in a line, however they are written
 XATTR_MAX = 2**16  # bytes in one value; Linux allows no more
 LINE_MAX = 2**20  # bytes; a path and its attributes need far less
+ID_MAX = 2**32 - 2  # the next one means "unchanged" to the kernel
+SIZE_MAX = 2**63 - 1  # bytes
 _HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
+# Most lines have neither attributes nor anything that JSON escapes. What fits this is in its one canonical form.
+_PLAIN = re.compile(
+    rb"""\{(?:"gid":([1-9]\d{0,9}),)?(?:"mode":([1-9]\d{0,3}),)?(?:"mtime_ns":(-?[1-9]\d{0,18}),)?"""
+    rb""""path":"([ !#-\[\]-\x7f]*)","""
+    rb'''(?:"sha256":"([0-9a-f]{64})","size":(0|[1-9]\d{0,18}),"type":"file"'''
+    rb"""|"target":"([ !#-\[\]-\x7f]+)","type":"symlink"|"type":"dir")(?:,"uid":([1-9]\d{0,9}))?\}\n"""
+)
+# In text a quotation mark has a backslash before it, and no attribute's value is a number: this is a file's own.
+_CONTENT = re.compile(rb'"sha256":"([0-9a-f]{64})","size":(\d+)')
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 TIME_MIN, TIME_MAX = -(2**63), 2**63 - 1  # nanoseconds: the years 1677 to 2262
-_INTEGERS = {"mode": (0, 0o7777), "uid": (0, 2**32 - 2), "gid": (0, 2**32 - 2), "mtime_ns": (TIME_MIN, TIME_MAX)}
+_INTEGERS = {"mode": (0, 0o7777), "uid": (0, ID_MAX), "gid": (0, ID_MAX), "mtime_ns": (TIME_MIN, TIME_MAX)}
 _COMMON = frozenset({"path", "type", "xattrs", *_INTEGERS})
 _KEYS = {
     "file": _COMMON | {"sha256", "size", "holes"},
@@ -114,6 +127,10 @@ class Entry:
         elif self.type in ("char", "block"):
             found["major"], found["minor"] = self.major, self.minor
         return found
+
+
+_FIELDS = tuple(sorted(item.name for item in fields(Entry)))
+_values = attrgetter(*_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,15 +231,21 @@ def diff(before: Manifest, after: Manifest) -> list[Change]:
     """Return what differs, in path order. Lines that are equal are never parsed."""
     old = {entry.path: entry for entry in map(decode, set(before.lines) - set(after.lines))}
     new = {entry.path: entry for entry in map(decode, set(after.lines) - set(before.lines))}
-    return [_change(path, old.get(path), new.get(path)) for path in sorted(old.keys() | new.keys())]
+    return [change_between(old.get(path), new.get(path)) for path in sorted(old.keys() | new.keys())]
 
 
-def _change(path: bytes, old: Entry | None, new: Entry | None) -> Change:
+def change_between(old: Entry | None, new: Entry | None) -> Change:
+    """Return how two entries of one path differ; None is an entry that is not there."""
     if old is None or new is None:
-        return Change(path, "removed" if new is None else "added", (), old, new)
+        there = old or new
+        assert there is not None
+        return Change(there.path, "removed" if old else "added", (), old, new)
+    if old.type == new.type:
+        pairs = zip(_FIELDS, _values(old), _values(new), strict=True)
+        return Change(old.path, "changed", tuple([name for name, was, now in pairs if was != now]), old, new)
     was, now = old.fields(), new.fields()
     names = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
-    return Change(path, "changed", tuple(names), old, new)
+    return Change(old.path, "changed", tuple(names), old, new)
 
 
 def decode(line: bytes) -> Entry:
@@ -233,6 +256,38 @@ def decode(line: bytes) -> Entry:
     """
     if len(line) > LINE_MAX:
         raise FormatError(f"it is {len(line)} bytes long, at most {LINE_MAX} are allowed")
+    return _plain(line) or _any(line)
+
+
+def _plain(line: bytes) -> Entry | None:
+    """Read one of the lines that are by far the most; None if it is another, or says what can't be."""
+    if (found := _PLAIN.fullmatch(line)) is None:
+        return None
+    gid, mode, mtime_ns, path, sha256, size, target, uid = found.groups()
+    entry = Entry(
+        path,
+        "file" if sha256 else "symlink" if target else "dir",
+        int(mode or 0),
+        int(uid or 0),
+        int(gid or 0),
+        int(mtime_ns or 0),
+        (),
+        sha256.decode() if sha256 else "",
+        int(size or 0),
+        (),
+        target or b"",
+    )
+    possible = entry.mode <= 0o7777 and entry.uid <= ID_MAX and entry.gid <= ID_MAX and entry.size <= SIZE_MAX
+    return entry if possible and TIME_MIN <= entry.mtime_ns <= TIME_MAX else None
+
+
+def contents_in(lines: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield digest and size of each file that some whole lines describe, without parsing them; they were checked."""
+    for sha256, size in _CONTENT.findall(lines):
+        yield unhexlify(sha256), int(size)
+
+
+def _any(line: bytes) -> Entry:
     try:
         data = json.loads(line)
         entry = _entry(data)
@@ -257,7 +312,7 @@ def _entry(data: dict[str, Any]) -> Entry:
     values["path"] = _bytes(data["path"])
     values["xattrs"] = tuple(sorted(_xattr(*pair) for pair in data.get("xattrs", {}).items()))
     if kind == "file":
-        _integer(data, "size", 0, 2**63 - 1)
+        _integer(data, "size", 0, SIZE_MAX)
         if not _HEX.fullmatch(data["sha256"]):
             raise FormatError("sha256 is not 64 hexadecimal digits")
         values["holes"] = _holes(data.get("holes", []), data["size"])
@@ -306,14 +361,22 @@ def _check_place(entry: Entry, last: bytes | None, folders: set[bytes], linkable
         raise FormatError(f"{_shown(path)} stands twice or out of order")
     if len(path) > PATH_MAX:
         raise FormatError(f"the path {_shown(path)} is {len(path)} bytes long, at most {PATH_MAX} are allowed")
-    parent, _, _ = path.rpartition(b"/")
-    for name in path.split(b"/"):
-        if name in (b"", b".", b"..") or b"\0" in name or len(name) > NAME_MAX:
-            raise FormatError(f"the path {_shown(path)} could leave the tree or can't exist")
+    parent, _, name = path.rpartition(b"/")
+    # The names of a folder that came before were looked at when it came.
+    if (
+        _impossible(name)
+        or path.startswith(b"/")
+        or (parent not in folders and any(map(_impossible, parent.split(b"/"))))
+    ):
+        raise FormatError(f"the path {_shown(path)} could leave the tree or can't exist")
     if parent not in folders:
         raise FormatError(f"{_shown(path)} lies below {_shown(parent)}, which is no folder")
     if entry.type == "link" and entry.link_to not in linkable:
         raise FormatError(f"{_shown(path)} is a hard link to {_shown(entry.link_to)}, which is no earlier file")
+
+
+def _impossible(name: bytes) -> bool:
+    return name in (b"", b".", b"..") or b"\0" in name or len(name) > NAME_MAX
 
 
 def check_header(line: bytes) -> None:

@@ -18,7 +18,8 @@ from statelesskit.directory import Assignment, Channel, Client, Directory, assig
 from statelesskit.errors import DamagedError, NotFoundError, RefusedError
 from statelesskit.names import prototype_of, split_channel
 from statelesskit.register import entry_of
-from statelesskit.snapshot import Snapshot, load, load_manifest
+from statelesskit.snapshot import Snapshot, load
+from statelesskit.snapshot.manifest_file import new_bytes
 from statelesskit.snapshot.verify import check_whole
 
 
@@ -109,11 +110,9 @@ def _why_unmoved(client: Client, assignment: Assignment, snapshot: Snapshot) -> 
 def _bytes_between(site: Site, before: str | None, after: Snapshot) -> int:
     """Return the size of the contents of ``after`` that are not in ``before``."""
     try:
-        held = {e.sha256 for e in load_manifest(site, load(site, before)).entries()} if before else set()
+        return new_bytes(site, load(site, before) if before else None, after)
     except (NotFoundError, DamagedError):
-        held = set()
-    wanted = {e.sha256: e.size for e in load_manifest(site, after).entries() if e.type == "file"}
-    return sum(size for sha256, size in wanted.items() if sha256 not in held)
+        return new_bytes(site, None, after)
 
 
 def move_channel(directory: Directory, facts: Mapping[str, Any], *, by: str, record: str) -> Channel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +12,8 @@ from statelesskit.config import Site
 
 if TYPE_CHECKING:
     from statelesskit.contents import Contents
-    from statelesskit.store import Store
+    from statelesskit.manifest import Change
+    from statelesskit.snapshot import Snapshot
 
 
 def question_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -27,51 +28,68 @@ def question_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def show_pending(
-    site: Site, prototype: str, name: str, before: Contents, store: Store, *, reread: bool = False, **question: Any
+    site: Site, prototype: str, snapshot: Snapshot, *, reread: bool = False, as_json: bool, **question: Any
 ) -> None:
     """Show how a prototype as it is now differs from a snapshot."""
     from statelesskit.cli import output
+    from statelesskit.contents import Contents
+    from statelesskit.manifest import diff
     from statelesskit.prototype import load
     from statelesskit.prototype.pending import look_at
+    from statelesskit.snapshot import load_manifest
+    from statelesskit.store import Store
 
+    store = Store(site.store)
+    before = Contents(load_manifest(site, snapshot), store)
     with output.progress() as progress:
         now, findings = look_at(load(site, prototype).tree, before, store, reread=reread, progress=progress)
-    show(before, now, (name, prototype), **question)
+    names = (snapshot.name, prototype)
+    _show(names, lambda: diff(before.manifest, now.manifest), lambda: (before, now), as_json=as_json, **question)
     for finding in findings:
         output.note(f"finding: {finding.as_json()['path'] or '.'}: {finding.finding}")
 
 
-def show(
-    before: Contents,
-    after: Contents,
+def show_between(site: Site, before: Snapshot, after: Snapshot, *, as_json: bool, **question: Any) -> None:
+    """Show how two snapshots differ."""
+    from statelesskit.contents import Contents
+    from statelesskit.snapshot import changes_between, load_manifest
+    from statelesskit.store import Store
+
+    def trees() -> tuple[Contents, Contents]:
+        store = Store(site.store)
+        return Contents(load_manifest(site, before), store), Contents(load_manifest(site, after), store)
+
+    names = (before.name, after.name)
+    _show(names, lambda: changes_between(site, before, after), trees, as_json=as_json, **question)
+
+
+def _show(
     names: tuple[str, str],
+    changes: Callable[[], list[Change]],
+    trees: Callable[[], tuple[Contents, Contents]],
     *,
     packages: bool,
     risk: bool,
     text: str | None,
     as_json: bool,
 ) -> None:
-    """Show what differs, in the one way asked for."""
+    """Show what differs, in the one way asked for; only that is loaded."""
     from statelesskit.cli import output
 
     if packages + risk + (text is not None) > 1:
         raise click.UsageError("--packages, --risk and --text are different questions; ask one")
     if text is not None:
-        _show_text(before, after, names, text, as_json=as_json)
+        _show_text(*trees(), names, text, as_json=as_json)
         return
-    rows = _packages(before, after) if packages else _risks(before, after) if risk else _files(before, after)
+    rows: Iterable[Mapping[str, Any]] = (
+        _packages(*trees()) if packages else _risks(*trees()) if risk else (change.as_json() for change in changes())
+    )
     if as_json:
         for row in rows:
             output.json_line(row)
         return
     shown = [{name: " ".join(v) if isinstance(v, list) else v for name, v in row.items()} for row in rows]
     output.table(shown, empty="nothing to look at" if risk else "they do not differ")
-
-
-def _files(before: Contents, after: Contents) -> list[Mapping[str, Any]]:
-    from statelesskit.manifest import diff
-
-    return [change.as_json() for change in diff(before.manifest, after.manifest)]
 
 
 def _risks(before: Contents, after: Contents) -> list[Mapping[str, Any]]:

@@ -90,12 +90,10 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
 @click.pass_context
 def changes(ctx: click.Context, /, name: str, since: str | None, reread: bool, as_json: bool, **question: Any) -> None:
     """Show what a prototype holds that its last snapshot does not."""
-    from statelesskit.contents import Contents
     from statelesskit.errors import NotFoundError
     from statelesskit.prototype import load
-    from statelesskit.snapshot import list_snapshots, load_manifest
+    from statelesskit.snapshot import list_snapshots
     from statelesskit.snapshot import load as load_snapshot
-    from statelesskit.store import Store
 
     site = site_of(ctx)
     load(site, name)
@@ -103,9 +101,7 @@ def changes(ctx: click.Context, /, name: str, since: str | None, reread: bool, a
         raise NotFoundError(
             f"there is no snapshot of {name} to compare with", hint=f"statelesskit snapshot take {name} makes one"
         )
-    store = Store(site.store)
-    before = Contents(load_manifest(site, taken[-1]), store)
-    differences.show_pending(site, name, taken[-1].name, before, store, reread=reread, as_json=as_json, **question)
+    differences.show_pending(site, name, taken[-1], reread=reread, as_json=as_json, **question)
 
 
 @prototype.command(context_settings={"ignore_unknown_options": True})

@@ -100,21 +100,17 @@ def diff(
     ctx: click.Context, /, before: str, after: str | None, prototype: str | None, as_json: bool, **question: Any
 ) -> None:
     """Show what differs between two snapshots: by file, by package or by risk, or the text of one file."""
-    from statelesskit.contents import Contents
-    from statelesskit.snapshot import load, load_manifest
-    from statelesskit.store import Store
+    from statelesskit.snapshot import load
 
     if (after is None) == (prototype is None):
         raise click.UsageError("give two snapshots, or one and --prototype NAME")
     site = site_of(ctx)
-    store = Store(site.store)
-    old = Contents(load_manifest(site, load(site, before)), store)
+    old = load(site, before)
     if prototype is not None:
-        differences.show_pending(site, prototype, before, old, store, as_json=as_json, **question)
+        differences.show_pending(site, prototype, old, as_json=as_json, **question)
         return
     assert after is not None
-    new = Contents(load_manifest(site, load(site, after)), store)
-    differences.show(old, new, (before, after), as_json=as_json, **question)
+    differences.show_between(site, old, load(site, after), as_json=as_json, **question)
 
 
 @snapshot.command()

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+from statelesskit.ahead import ahead
 from statelesskit.config import Site
+from statelesskit.diff import diff_pieces
 from statelesskit.errors import DamagedError
-from statelesskit.manifest import HEADER, LINE_MAX, Manifest, check_header
+from statelesskit.manifest import HEADER, LINE_MAX, Change, Manifest, check_header, contents_in
 from statelesskit.snapshot.registry import Snapshot
 
 if sys.version_info >= (3, 14):
@@ -77,6 +80,26 @@ def pieces(site: Site, snapshot: Snapshot) -> Iterator[bytes]:
     if digest != snapshot.digest or rest:
         raise DamagedError(f"the manifest {path} is damaged: its digest is {digest}, expected {snapshot.digest}")
     check_header(header)
+
+
+def changes_between(site: Site, before: Snapshot, after: Snapshot) -> list[Change]:
+    """Return what differs between two snapshots, in path order, with little memory. Raises as :func:`pieces`."""
+    if before.digest == after.digest:
+        return []
+    with closing(ahead(pieces(site, before))) as old, closing(ahead(pieces(site, after))) as new:
+        return diff_pieces(old, new)
+
+
+def new_bytes(site: Site, before: Snapshot | None, after: Snapshot) -> int:
+    """Return the size of the contents that ``after`` holds and ``before`` does not. Raises as :func:`pieces`."""
+    if before is None:
+        return sum({digest: size for piece in pieces(site, after) for digest, size in contents_in(piece)}.values())
+    files = (change.after for change in changes_between(site, before, after))
+    new = {bytes.fromhex(file.sha256): file.size for file in files if file and file.type == "file"}
+    for piece in pieces(site, before) if new else ():
+        for digest, _ in contents_in(piece):
+            new.pop(digest, None)
+    return sum(new.values())
 
 
 def _decompressed(path: Path) -> Iterator[bytes]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from statelesskit.diff import diff_pieces, path_of
 from statelesskit.errors import FormatError
-from statelesskit.manifest import HEADER, Entry, Manifest, decode, diff
+from statelesskit.manifest import HEADER, Entry, Manifest, _any, _plain, contents_in, decode, diff
 
 NAMES = (
     st.binary(min_size=1, max_size=6) | st.sampled_from([b"a", b"a.", b"a-b", b"\xff", b"..a", b"n" * 255])
@@ -93,6 +95,58 @@ def test_differences_lead_from_one_to_the_other(before: Manifest, after: Manifes
     assert [(c.path, turned[c.change], c.fields) for c in there] == [(c.path, c.change, c.fields) for c in back]
     assert (there == []) == (before.lines == after.lines)
     assert all(change.fields for change in there if change.change == "changed")
+
+
+@st.composite
+def pieces(draw: st.DrawFn, manifest: Manifest) -> list[bytes]:
+    """Cut a manifest between its lines, anywhere."""
+    cuts = sorted(draw(st.sets(st.integers(0, len(manifest.lines)), max_size=4)))
+    edges = zip([0, *cuts], [*cuts, len(manifest.lines)], strict=True)
+    return [b"".join(manifest.lines[start:end]) for start, end in edges]
+
+
+def check_streamed(before: Manifest, after: Manifest, data: st.DataObject) -> None:
+    found = diff_pieces(*(iter(data.draw(pieces(one))) for one in (before, after)))
+    expected = diff(before, after)
+    assert found == expected
+    assert [(c.before, c.after) for c in found] == [(c.before, c.after) for c in expected]
+
+
+@given(manifests(), manifests(), st.data())
+def test_a_streamed_difference_is_the_same(before: Manifest, after: Manifest, data: st.DataObject) -> None:
+    check_streamed(before, after, data)
+
+
+@given(manifests(), st.data())
+def test_a_streamed_difference_of_near_manifests_is_the_same(manifest: Manifest, data: st.DataObject) -> None:
+    """As an upgrade leaves it: most lines are the same, others are gone, new or changed."""
+    entries = {entry.path: entry for entry in manifest.entries()}
+    for path in data.draw(st.sets(st.sampled_from(sorted(entries)))):
+        entry = entries.pop(path)
+        if data.draw(st.booleans()) and entry.type != "link":
+            entries[path] = replace(entry, **data.draw(st.fixed_dictionaries(COMMON)))
+        elif data.draw(st.booleans()):
+            entries[path + b"!"] = replace(entry, path=path + b"!")
+    check_streamed(manifest, Manifest.of(entries[path] for path in sorted(entries)), data)
+
+
+@given(manifests())
+def test_paths_and_contents_are_found_without_parsing(manifest: Manifest) -> None:
+    entries = list(manifest.entries())
+    assert [path_of(line) for line in manifest.lines] == [entry.path for entry in entries]
+    files = [(bytes.fromhex(entry.sha256), entry.size) for entry in entries if entry.type == "file"]
+    assert list(contents_in(b"".join(manifest.lines))) == files
+
+
+@settings(max_examples=300)
+@given(manifests(), st.data())
+def test_a_plain_line_is_read_as_any_other(manifest: Manifest, data: st.DataObject) -> None:
+    """The short way to read a line gives what the long one gives, or leaves it to that."""
+    line = bytearray(data.draw(st.sampled_from(manifest.lines)))
+    if data.draw(st.booleans()):
+        line[data.draw(st.integers(0, len(line) - 1))] = data.draw(st.sampled_from(b'0123456789-"\\,:{}[]\n abcf'))
+    if (short := _plain(bytes(line))) is not None:
+        assert short == _any(bytes(line))
 
 
 @settings(max_examples=300)

@@ -22,7 +22,7 @@ from statelesskit.inventory import INVENTORY, Inventory, inventory, take_invento
 from statelesskit.packages import Package
 from statelesskit.release import Kernel
 from statelesskit.sbom import cyclonedx, package_url
-from statelesskit.snapshot import Snapshot, load
+from statelesskit.snapshot import Snapshot, load, manifest_file
 from statelesskit.snapshot.manifest_file import MANIFEST
 from statelesskit.snapshot.taking import take
 from statelesskit.tree import Finding
@@ -242,7 +242,7 @@ class TestFind:
     def test_lines_over_the_edges_of_pieces(
         self, site: Site, names: list[str], piece: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(find_module, "PIECE", piece)
+        monkeypatch.setattr(manifest_file, "PIECE", piece)
         assert len(list(which_hold(site, path=b"var/lib/dpkg/status"))) == 3
         assert len(list(which_hold(site, path=b"boot/vmlinuz-6.1-x"))) == 3
 
