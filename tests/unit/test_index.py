@@ -10,7 +10,7 @@ import pytest
 
 from statelesskit import index as index_module
 from statelesskit import store as store_module
-from statelesskit.errors import DamagedError
+from statelesskit.errors import DamagedError, NoSpaceError
 from statelesskit.index import Index
 from statelesskit.pack import Pack
 from statelesskit.store import Store, Writer
@@ -144,7 +144,7 @@ def test_a_failed_write_leaves_what_was_there(store: Store, monkeypatch: pytest.
         raise OSError(28, "full")
 
     monkeypatch.setattr(index_module.fs, "write_all", full)
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(NoSpaceError):
         Index.of({}).write(store.index_file)
     assert store.index_file.read_bytes() == before
     assert {path.name for path in store.index_file.parent.iterdir()} == {"packs", "index"}
