@@ -17,6 +17,7 @@ from statelesskit.config import Site
 from statelesskit.diff import diff_pieces
 from statelesskit.errors import DamagedError
 from statelesskit.manifest import HEADER, LINE_MAX, Change, Manifest, check_header, contents_in
+from statelesskit.snapshot.description import MANIFEST
 from statelesskit.snapshot.registry import Snapshot
 
 if sys.version_info >= (3, 14):
@@ -24,7 +25,6 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-MANIFEST = "manifest.jsonl.zst"
 MANIFEST_MAX = 4 * 1024**3  # bytes, decompressed; more than ten million files need
 WINDOW_LOG = 23  # a reader never needs more than 8 MiB for what came before, as RFC 8878 recommends
 PIECE = 1024 * 1024  # bytes of a manifest in memory at once

@@ -12,14 +12,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from statelesskit import fs
 from statelesskit.config import Site
 from statelesskit.errors import DamagedError, FormatError, NameInvalidError, NotFoundError, RefusedError, UsageError
 from statelesskit.lock import held
 from statelesskit.names import printable, prototype_of
+from statelesskit.snapshot import description
+from statelesskit.snapshot.description import ABOUT
 
 FORMAT = 1
-ABOUT = "snapshot.json"
 # A state may only move forward: what was released is never quietly "staged" again.
 STATES = ("staged", "tested", "released", "deprecated", "revoked")
 
@@ -144,6 +144,5 @@ def set_state(site: Site, name: str, state: str) -> tuple[Snapshot, Snapshot]:
     with held(site.lock_file("snapshots"), what="the list of snapshots", doing=f"making {name} {state}", wait_s=30):
         before = load(site, name)
         check_state(before, state)
-        path = site.snapshots / name / ABOUT
-        fs.write_json(path, json.loads(path.read_bytes()) | {"state": state})
+        description.change(site.snapshots / name, state=state)
     return before, replace(before, state=state)

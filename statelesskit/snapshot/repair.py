@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from statelesskit.manifest import Manifest
 from statelesskit.pack import LEVEL, UNFINISHED, PackWriter
 from statelesskit.progress import SILENT, Progress
 from statelesskit.repack import rewrite
-from statelesskit.snapshot.manifest_file import MANIFEST, check_manifest, load_manifest
+from statelesskit.snapshot import description
+from statelesskit.snapshot.description import MANIFEST
+from statelesskit.snapshot.manifest_file import check_manifest, load_manifest
 from statelesskit.snapshot.registry import Snapshot, list_snapshots
 from statelesskit.snapshot.source import Source
 from statelesskit.snapshot.verify import verify_all
@@ -77,11 +80,10 @@ def repair(site: Site, snapshots: list[Snapshot], source: Source, progress: Prog
 
 def _restore_manifest(site: Site, snapshot: Snapshot, source: Source, store: Store, progress: Progress) -> bool:
     """Put a manifest in place that is damaged or missing; nothing but the right one will do."""
-    try:
+    with suppress(DamagedError):
         check_manifest(site, snapshot)
+        _heal_manifest_file(site, snapshot)
         return False
-    except DamagedError:
-        pass
     progress.stage(f"looking for the manifest of {snapshot.name}")
     text = source.manifest(snapshot.digest, store, progress)
     if text is None or "sha256:" + hashlib.sha256(text).hexdigest() != snapshot.digest:
@@ -91,7 +93,14 @@ def _restore_manifest(site: Site, snapshot: Snapshot, source: Source, store: Sto
     except FormatError:
         return False
     fs.write_file(site.snapshots / snapshot.name / MANIFEST, zstd.compress(text, level=3), mode=0o444)
+    _heal_manifest_file(site, snapshot)
     return True
+
+
+def _heal_manifest_file(site: Site, snapshot: Snapshot) -> None:
+    lock = site.lock_file("snapshots")
+    with held(lock, what="the list of snapshots", doing=f"repairing {snapshot.name}", wait_s=30):
+        description.heal_manifest_file(site.snapshots / snapshot.name)
 
 
 def _lacking(site: Site, snapshots: Iterable[Snapshot], store: Store) -> dict[bytes, bytes]:

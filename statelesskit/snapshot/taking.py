@@ -16,8 +16,9 @@ from statelesskit.manifest import HEADER
 from statelesskit.names import snapshot_name
 from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype import load as load_prototype
-from statelesskit.snapshot.manifest_file import MANIFEST
-from statelesskit.snapshot.registry import ABOUT, FORMAT, Snapshot, list_snapshots
+from statelesskit.snapshot import description
+from statelesskit.snapshot.description import MANIFEST
+from statelesskit.snapshot.registry import FORMAT, Snapshot, list_snapshots
 from statelesskit.store import Store
 from statelesskit.take import Taken, take_tree
 
@@ -48,7 +49,7 @@ def take(site: Site, prototype: str, *, note: str = "", progress: Progress = SIL
         with held(site.lock_file("snapshots"), what="the list of snapshots", doing="naming a snapshot", wait_s=30):
             snapshot = _named(site, prototype, digest, taken, note)
             partial.chmod(0o755)
-            fs.write_json(partial / ABOUT, {"format": FORMAT} | snapshot.as_json())
+            description.write(partial, {"format": FORMAT} | snapshot.as_json())
             fs.rename_durably(partial, site.snapshots / snapshot.name)
     return snapshot, taken
 

@@ -15,8 +15,10 @@ from statelesskit.errors import DamagedError
 from statelesskit.manifest import decode
 from statelesskit.pack import Pack
 from statelesskit.progress import SILENT, Progress
+from statelesskit.snapshot import description
+from statelesskit.snapshot.description import ABOUT
 from statelesskit.snapshot.manifest_file import load_manifest
-from statelesskit.snapshot.registry import ABOUT, Snapshot
+from statelesskit.snapshot.registry import Snapshot
 from statelesskit.snapshot.whole import check_whole, mark, objects_of
 from statelesskit.store import Store
 from statelesskit.tree import Finding
@@ -73,6 +75,7 @@ def verify_all(
         except DamagedError as error:
             found = [Finding(b"", error.message)]
         mark(site, snapshot.name, found)
+        found += [Finding(b"", fault) for fault in description.faults(site.snapshots / snapshot.name)]
         yield from ((snapshot.name, finding) for finding in found)
         progress.advance()
 

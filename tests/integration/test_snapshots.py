@@ -17,9 +17,8 @@ import pytest
 from statelesskit import fs
 from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
 from statelesskit.errors import DamagedError, NoSpaceError, NotFoundError
-from statelesskit.snapshot import list_snapshots, load, load_manifest, set_state, taking
-from statelesskit.snapshot.manifest_file import MANIFEST
-from statelesskit.snapshot.registry import ABOUT
+from statelesskit.snapshot import description, list_snapshots, load, load_manifest, set_state, taking
+from statelesskit.snapshot.description import ABOUT, MANIFEST
 from statelesskit.snapshot.taking import take
 from statelesskit.snapshot.verify import verify
 from statelesskit.store import Store
@@ -265,9 +264,9 @@ def test_verify_names_what_is_damaged(site: Site, desktop: Path) -> None:
     ):
         spoil()
         done = verified(site)
-        (row,) = [json.loads(line) for line in done.stdout.splitlines()]
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
         assert done.returncode == 1
-        assert str(manifest) in row["finding"]
+        assert str(manifest) in rows[0]["finding"]
 
     restore()
     (folder / MANIFEST).write_bytes(whole[manifest] + b"\0")
@@ -276,7 +275,9 @@ def test_verify_names_what_is_damaged(site: Site, desktop: Path) -> None:
     restore()
     about = json.loads(whole[folder / ABOUT])
     (folder / ABOUT).write_text(json.dumps(about | {"files": about["files"] + 1}))
-    assert "counts other" in verified(site).stdout
+    rows = verified(site).stdout
+    assert "counts other" in rows
+    assert "checksum" in rows
     assert verified(site).returncode == 1
     restore()
     assert verified(site).returncode == 0
@@ -325,8 +326,38 @@ def test_a_snapshot_under_another_name_is_named(site: Site, desktop: Path) -> No
 
 def test_unknown_fields_stay(site: Site, desktop: Path) -> None:
     found, _ = take(site, "desktop")
-    about = site.snapshots / found.name / ABOUT
-    about.write_text(json.dumps(json.loads(about.read_text()) | {"of a newer version": [1]}))
+    about = json.loads((site.snapshots / found.name / ABOUT).read_text())
+    description.write(site.snapshots / found.name, about | {"of a newer version": [1]})
     before, after = set_state(site, found.name, "tested")
     assert (before.state, after.state) == ("staged", "tested")
-    assert json.loads(about.read_text())["of a newer version"] == [1]
+    assert json.loads((site.snapshots / found.name / ABOUT).read_text())["of a newer version"] == [1]
+    assert list(verify(site, after)) == []
+
+
+def test_what_was_altered_in_a_description_shows_and_no_later_change_hides_it(site: Site, desktop: Path) -> None:
+    found, _ = take(site, "desktop", note="of the nightly build")
+    about = site.snapshots / found.name / ABOUT
+    whole = about.read_text()
+    for old, new in (
+        ("nightly", "mightly"),
+        ('"sequence": 1', '"sequence": 3'),
+        ('"state": "staged"', '"state": "tested"'),
+    ):
+        about.write_text(whole.replace(old, new))
+        (finding,) = verify(site, load(site, found.name))
+        assert f"{about} was altered" in finding.finding
+    set_state(site, found.name, "released")
+    (finding,) = verify(site, load(site, found.name))
+    assert "was altered" in finding.finding
+
+
+def test_a_description_of_an_older_version_gets_its_checksum_when_it_changes(site: Site, desktop: Path) -> None:
+    found, _ = take(site, "desktop")
+    about = site.snapshots / found.name / ABOUT
+    about.write_text(
+        json.dumps({name: value for name, value in json.loads(about.read_text()).items() if name != "checksum"})
+    )
+    (finding,) = verify(site, load(site, found.name))
+    assert "no checksum" in finding.finding
+    set_state(site, found.name, "tested")
+    assert list(verify(site, load(site, found.name))) == []
