@@ -89,6 +89,14 @@ class Store:
                     with suppress(FileNotFoundError):
                         yield file, file.stat()
 
+    def pack_names(self) -> frozenset[str]:
+        """Return the names of the packs that are on the disk now."""
+        return frozenset(file.name for file, _ in self._files())
+
+    def seen_packs(self) -> frozenset[str]:
+        """Return the names of the packs that the answers since the last look at the disk rest on."""
+        return frozenset(name for name, _ in self._view.files) if self._view else frozenset()
+
     def forget(self) -> None:
         """Look at the disk again on the next use."""
         self._view = None
@@ -297,7 +305,13 @@ class Writer:
 
     Used as a context manager: on an error the packs are taken away. After :meth:`finish` the objects
     are on the disk; nothing may name them before. An error before that leaves the store as it was.
+
+    Attributes:
+        new_bytes: for each thread, the lengths of the objects that were not here.
+        relied_on: after :meth:`finish`, the names of the packs that hold the objects given, new and known.
     """
+
+    relied_on: frozenset[str] = frozenset()
 
     def __init__(self, store: Store, threads: int) -> None:
         self._store = store
@@ -345,8 +359,9 @@ class Writer:
         """Flush the packs and give them their names; none gets its name before all are on the disk."""
         for pack in self._packs:
             pack.seal()
-        published = [pack.publish() for pack in self._packs]
-        if any(published):
+        published = [path for pack in self._packs if (path := pack.publish())]
+        self.relied_on = self._store.seen_packs() | {path.name for path in published}
+        if published:
             fs.fsync_folder(self._store.packs)
             fs.fsync_folder(self._store.packs.parent)  # which may have been made by this
             self._store.forget()

@@ -67,7 +67,11 @@ class _Batch:
 
 @dataclass(slots=True)
 class Taken:
-    """What one pass over a tree gave."""
+    """What one pass over a tree gave.
+
+    Attributes:
+        packs: the names of the packs that hold all its objects, or did when they were looked up.
+    """
 
     entries: int = 0
     files: int = 0
@@ -75,6 +79,7 @@ class Taken:
     new_bytes: int = 0
     stored_bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
+    packs: frozenset[str] = frozenset()
 
 
 def take_tree(
@@ -98,6 +103,7 @@ def take_tree(
         OSError: the tree's top cannot be read; what goes wrong below it is a finding instead.
     """
     tree = f"{top} {os.stat(top).st_dev} {os.stat(top).st_ino}".encode(errors="surrogateescape")
+    before = store.pack_names()
     memory = Memory.load(memory_file, tree, store.pack_files()) if memory_file else Memory({})
     recorder = Recorder(time.time_ns())
     with Writer(store, THREADS) as writer, _no_collector():
@@ -107,8 +113,10 @@ def take_tree(
         progress.stage("writing to disk")
         writer.finish()
         taken.new_bytes, taken.stored_bytes = sum(writer.new_bytes), writer.stored_bytes
-    if memory_file:
-        recorder.save(memory_file, tree, store.pack_files(), memory)
+        taken.packs = before | writer.relied_on  # what is remembered rests on those of before
+    packs = store.pack_files()
+    if memory_file and taken.packs <= {name for name, _, _ in packs}:  # else what it rests on was just collected
+        recorder.save(memory_file, tree, packs, memory)
     return taken
 
 

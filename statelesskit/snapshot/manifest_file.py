@@ -59,7 +59,12 @@ def pieces(site: Site, snapshot: Snapshot) -> Iterator[bytes]:
         DamagedError: it is missing, cut off, too long, or its digest is another.
         FormatError: it is of a format this tool does not know.
     """
-    path = site.snapshots / snapshot.name / MANIFEST
+    return pieces_in(site.snapshots / snapshot.name, snapshot.digest)
+
+
+def pieces_in(folder: Path, expected: str) -> Iterator[bytes]:
+    """Yield the same of the manifest in a folder that is no snapshot yet, or not of this site."""
+    path = folder / MANIFEST
     total = hashlib.sha256()
     header, rest = b"", b""
     try:
@@ -77,9 +82,19 @@ def pieces(site: Site, snapshot: Snapshot) -> Iterator[bytes]:
     except (OSError, EOFError, ValueError, zstd.ZstdError) as error:
         raise DamagedError(f"the manifest {path} cannot be read: {error}") from error
     digest = "sha256:" + total.hexdigest()
-    if digest != snapshot.digest or rest:
-        raise DamagedError(f"the manifest {path} is damaged: its digest is {digest}, expected {snapshot.digest}")
+    if digest != expected or rest:
+        raise DamagedError(f"the manifest {path} is damaged: its digest is {digest}, expected {expected}")
     check_header(header)
+
+
+def objects_in(folder: Path, expected: str) -> set[bytes]:
+    """Return the digests of the objects that the manifest in a folder needs. Raises as :func:`pieces`."""
+    return {digest for piece in pieces_in(folder, expected) for digest, _ in contents_in(piece)}
+
+
+def objects_of(site: Site, snapshot: Snapshot) -> set[bytes]:
+    """Return the digests of the objects a snapshot needs. Raises as :func:`pieces`."""
+    return objects_in(site.snapshots / snapshot.name, snapshot.digest)
 
 
 def changes_between(site: Site, before: Snapshot, after: Snapshot) -> list[Change]:

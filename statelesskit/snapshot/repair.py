@@ -23,11 +23,10 @@ from statelesskit.progress import SILENT, Progress
 from statelesskit.repack import rewrite
 from statelesskit.snapshot import description
 from statelesskit.snapshot.description import MANIFEST
-from statelesskit.snapshot.manifest_file import check_manifest, load_manifest
+from statelesskit.snapshot.manifest_file import check_manifest, load_manifest, objects_of
 from statelesskit.snapshot.registry import Snapshot, list_snapshots
 from statelesskit.snapshot.source import Source
 from statelesskit.snapshot.verify import verify_all
-from statelesskit.snapshot.whole import objects_of
 from statelesskit.store import LARGE, Store
 from statelesskit.tree import Finding
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from statelesskit import fs
 from statelesskit.config import Site
 from statelesskit.errors import NotFoundError
-from statelesskit.lock import held, user_name
+from statelesskit.lock import user_name
 from statelesskit.manifest import HEADER
 from statelesskit.names import snapshot_name
 from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype import load as load_prototype
-from statelesskit.snapshot import description
 from statelesskit.snapshot.description import MANIFEST
-from statelesskit.snapshot.registry import FORMAT, Snapshot, list_snapshots
+from statelesskit.snapshot.publish import CollectedError, Place, publish
+from statelesskit.snapshot.registry import Snapshot
 from statelesskit.store import Store
 from statelesskit.take import Taken, take_tree
 
@@ -27,6 +28,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+TRIES = 3  # how often a take begins anew when a collection came between
 MEMORY = "take.memory"  # beside a prototype: derived, see statelesskit.memory
 
 
@@ -43,15 +45,34 @@ def take(site: Site, prototype: str, *, note: str = "", progress: Progress = SIL
     tree = load_prototype(site, prototype).tree
     if not tree.is_dir():
         raise NotFoundError(f"the tree of the prototype {prototype} is not at {tree}", hint="has it been moved?")
+    for _ in range(TRIES - 1):
+        with suppress(CollectedError):  # what it remembered, or just stored, is gone, so now it reads all
+            return _take_once(site, prototype, tree, note, progress)
+    return _take_once(site, prototype, tree, note, progress)
+
+
+def _take_once(site: Site, prototype: str, tree: Path, note: str, progress: Progress) -> tuple[Snapshot, Taken]:
+    store, memory = Store(site.store), site.prototypes / prototype / MEMORY
     with fs.work_folder(site.snapshots / prototype) as partial:
-        memory = site.prototypes / prototype / MEMORY
-        taken, digest = _write_manifest(partial / MANIFEST, tree, Store(site.store), progress, memory)
-        with held(site.lock_file("snapshots"), what="the list of snapshots", doing="naming a snapshot", wait_s=30):
-            snapshot = _named(site, prototype, digest, taken, note)
-            partial.chmod(0o755)
-            description.write(partial, {"format": FORMAT} | snapshot.as_json())
-            fs.rename_durably(partial, site.snapshots / snapshot.name)
-    return snapshot, taken
+        taken, digest = _write_manifest(partial / MANIFEST, tree, store, progress, memory)
+
+        def describe(place: Place) -> Snapshot:
+            now = datetime.now(UTC)
+            return Snapshot(
+                name=snapshot_name(prototype, now, place.names),
+                prototype=prototype,
+                sequence=place.sequence,
+                taken_at=now,
+                taken_by=user_name(),
+                parent=place.parent,
+                digest=digest,
+                entries=taken.entries,
+                files=taken.files,
+                bytes=taken.bytes,
+                note=note,
+            )
+
+        return publish(site, partial, prototype, store, taken.packs, describe), taken
 
 
 def _write_manifest(path: Path, tree: Path, store: Store, progress: Progress, memory: Path) -> tuple[Taken, str]:
@@ -72,22 +93,3 @@ def _write_manifest(path: Path, tree: Path, store: Store, progress: Progress, me
     finally:
         os.close(fd)
     return taken, "sha256:" + total.hexdigest()
-
-
-def _named(site: Site, prototype: str, digest: str, taken: Taken, note: str) -> Snapshot:
-    """Give the snapshot the next name and place; the caller holds the lock on the list."""
-    others = list_snapshots(site, prototype)
-    now = datetime.now(UTC)
-    return Snapshot(
-        name=snapshot_name(prototype, now, {path.name for path in site.snapshots.iterdir()}),
-        prototype=prototype,
-        sequence=others[-1].sequence + 1 if others else 1,
-        taken_at=now,
-        taken_by=user_name(),
-        parent=others[-1].name if others else "",
-        digest=digest,
-        entries=taken.entries,
-        files=taken.files,
-        bytes=taken.bytes,
-        note=note,
-    )

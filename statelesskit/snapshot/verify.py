@@ -17,9 +17,9 @@ from statelesskit.pack import Pack
 from statelesskit.progress import SILENT, Progress
 from statelesskit.snapshot import description
 from statelesskit.snapshot.description import ABOUT
-from statelesskit.snapshot.manifest_file import load_manifest
+from statelesskit.snapshot.manifest_file import load_manifest, objects_of
 from statelesskit.snapshot.registry import Snapshot
-from statelesskit.snapshot.whole import check_whole, mark, objects_of
+from statelesskit.snapshot.whole import check_whole, mark
 from statelesskit.store import Store
 from statelesskit.tree import Finding
 from statelesskit.workers import Workers

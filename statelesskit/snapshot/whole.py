@@ -6,7 +6,6 @@ away when it finds nothing; a repair ends with a verification.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,23 +14,13 @@ from pathlib import Path
 from statelesskit import fs
 from statelesskit.config import Site
 from statelesskit.errors import DamagedError
-from statelesskit.snapshot.manifest_file import pieces
+from statelesskit.snapshot.manifest_file import objects_of
 from statelesskit.snapshot.registry import Snapshot
 from statelesskit.store import Store
 from statelesskit.tree import Finding
 
 PARTIAL = "partial.json"
 SHOWN = 20  # findings kept in the mark; a verification says all
-# In a canonical line these bytes stand nowhere else: inside a text every quote has a backslash before it.
-_SHA256 = re.compile(rb'"sha256":"([0-9a-f]{64})"')
-
-
-def objects_of(site: Site, snapshot: Snapshot) -> set[bytes]:
-    """Return the digests of the objects a snapshot needs. Raises as :func:`manifest_file.pieces`."""
-    found: set[bytes] = set()
-    for piece in pieces(site, snapshot):
-        found.update(_SHA256.findall(piece))
-    return {bytes.fromhex(digest.decode()) for digest in found}
 
 
 def mark_of(site: Site, name: str) -> Path:
