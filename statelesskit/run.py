@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from statelesskit.errors import CommandError, MissingToolError, TimedOutError
 
@@ -21,6 +24,7 @@ PACKAGE_OF = {
     "mmdebstrap": "mmdebstrap",
     "slapadd": "slapd",
     "slapd": "slapd",
+    "ssh": "openssh-client",
     "tar": "tar",
     "unshare": "util-linux",
     "unsquashfs": "squashfs-tools",
@@ -102,6 +106,47 @@ def run(
     if check and process.returncode:
         raise CommandError(args, process.returncode, err)
     return subprocess.CompletedProcess(args, process.returncode, out, err)
+
+
+@contextmanager
+def conversing(
+    argv: Sequence[str | os.PathLike[str]], *, env: Mapping[str, str] | None = None
+) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Run a program while the block talks with it: yields its standard input and its standard output.
+
+    At the end of the block its input is closed and it is waited for; after an exception it is stopped.
+
+    Raises:
+        MissingToolError: no such program.
+        CommandError: it ended with anything but 0, also where the block saw that as a broken pipe or an EOFError.
+    """
+    words = [os.fspath(word) for word in argv]
+    args = [find_tool(words[0]), *words[1:]]
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            args, env=child_environment(env), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors
+        ) as process,
+    ):
+        assert process.stdin
+        assert process.stdout
+        try:
+            yield process.stdin, process.stdout
+            process.stdin.close()
+            process.wait()
+        except (BrokenPipeError, EOFError):  # it broke off the talk, and says why
+            with suppress(OSError):
+                process.stdin.close()
+            if process.wait() == 0:
+                raise
+        except BaseException:
+            with suppress(OSError):
+                process.stdin.close()
+            process.terminate()
+            raise
+        errors.seek(0)
+        if process.returncode:
+            raise CommandError(args, process.returncode, errors.read().decode(errors="backslashreplace"))
 
 
 def _follow(process: subprocess.Popen[str], on_line: Callable[[str], None]) -> tuple[str, str]:

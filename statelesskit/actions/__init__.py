@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statelesskit.action import Action
 from statelesskit.actions.add_client import AddClient
+from statelesskit.actions.copy_snapshot import CopySnapshot
 from statelesskit.actions.create_channel import CreateChannel
 from statelesskit.actions.create_prototype import CreatePrototype
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
@@ -15,6 +16,7 @@ ACTIONS: dict[str, type[Action]] = {
     action.verb: action
     for action in (
         AddClient,
+        CopySnapshot,
         CreateChannel,
         CreatePrototype,
         PushSnapshot,

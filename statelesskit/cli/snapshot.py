@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from statelesskit.actions.copy_snapshot import CopySnapshot
+from statelesskit.actions.receive_snapshot import ReceiveSnapshot
 from statelesskit.actions.set_snapshot_state import SetSnapshotState
 from statelesskit.actions.take_snapshot import TakeSnapshot
 from statelesskit.cli import differences
@@ -36,6 +38,15 @@ snapshot.add_command(
         text="Move SNAPSHOT to a later STATE: staged, tested, released, deprecated, revoked.",
     )
 )
+snapshot.add_command(
+    action_command(
+        CopySnapshot,
+        text="Copy SNAPSHOT to another site: its folder TO, or ssh:HOST:FOLDER. Only what that lacks is moved.",
+    )
+)
+receiving = action_command(ReceiveSnapshot)
+receiving.hidden = True  # snapshot copy runs it on the other side
+snapshot.add_command(receiving)
 
 
 @snapshot.command("list")

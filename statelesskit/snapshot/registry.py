@@ -105,8 +105,7 @@ def _load(path: Path) -> Snapshot:
         data = json.loads((path / ABOUT).read_bytes())
         if data.pop("format") != FORMAT:
             raise FormatError(f"{path / ABOUT} is of a format this tool does not know", hint="use a newer statelesskit")
-        known = {name: _of_type(data[name], kind) for name, kind in _KINDS.items()}
-        snapshot = Snapshot(**known | {"taken_at": datetime.fromisoformat(known["taken_at"])})
+        snapshot = snapshot_of(data)
         if snapshot.name != path.name:
             raise ValueError(f"it is about {snapshot.name}")
         return snapshot
@@ -115,6 +114,12 @@ def _load(path: Path) -> Snapshot:
             f"{path / ABOUT} cannot be read: {type(error).__name__} {printable(error)}",
             hint="restore it from a backup of the site",
         ) from error
+
+
+def snapshot_of(data: dict[str, Any]) -> Snapshot:
+    """Make a snapshot of what ``snapshot.json`` holds; raises ValueError, KeyError or TypeError for what is none."""
+    known = {name: _of_type(data[name], kind) for name, kind in _KINDS.items()}
+    return Snapshot(**known | {"taken_at": datetime.fromisoformat(known["taken_at"])})
 
 
 def _of_type(value: Any, kind: type) -> Any:
