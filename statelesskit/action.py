@@ -148,6 +148,10 @@ class Action(ABC):
     def objects(self) -> Sequence[str]:
         """Return the objects that stay locked from plan to end, such as ``prototype/desktop``."""
 
+    def uses(self) -> Sequence[str]:
+        """Return the objects that must stay as they are from plan to end, and that others may use meanwhile."""
+        return []
+
     @abstractmethod
     def plan(self, site: Site) -> Plan:
         """Say what :meth:`apply` would do. Changes nothing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,7 +30,39 @@ port = {port}
 # states, and only when at most so many clients change.
 auto_states = ["released"]
 auto_max_clients = 1000
+# How many snapshots a run may delete on its own.
+auto_max_deleted = 50
+
+[retention]
+# Which snapshots of each prototype `statelesskit snapshot collect` keeps: the last so many, and the newest of each
+# of so many days, weeks and months that have one. With all four at 0 it keeps all. Whatever the rules say, it keeps
+# what a channel points at or pointed at before, a pin, an export, the newest, and what a client reported that it
+# runs or holds within so many days.
+last = 10
+daily = 14
+weekly = 8
+monthly = 12
+# Always kept too: those whose name or note fits one of these patterns, for example "*-2026*" or "golden*".
+named = []
+lease_days = 90
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Which snapshots of a prototype are kept; with no count above 0, all are.
+
+    Attributes:
+        named: patterns of names and notes, as a shell's; what fits one is kept.
+        lease_days: how long what a client reported holds a snapshot.
+    """
+
+    last: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    named: tuple[str, ...] = ()
+    lease_days: int = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +75,8 @@ class Site:
     port: int
     auto_states: tuple[str, ...]
     auto_max_clients: int
+    auto_max_deleted: int = 0
+    retention: Retention = Retention()
 
     @property
     def prototypes(self) -> Path:
@@ -141,10 +175,27 @@ def _parse(root: Path, data: dict[str, object]) -> Site:
         port=port,
         auto_states=tuple(str(state) for state in states),
         auto_max_clients=_get(policy, "policy.auto_max_clients", int),
+        # Sites made before there was such a thing have neither; nothing of theirs goes until somebody says what.
+        auto_max_deleted=_get({"auto_max_deleted": 0} | policy, "policy.auto_max_deleted", int),
+        retention=_retention(_get({"retention": {}} | data, "retention", dict)),
     )
 
 
-def _get(table: dict[str, object], name: str, kind: type[T]) -> T:
+def _retention(table: Mapping[str, object]) -> Retention:
+    known: dict[str, object] = {item.name: item.default for item in fields(Retention)}
+    if strange := table.keys() - known.keys():
+        raise KeyError(f"retention.{min(strange)} is unknown")
+    counts = {name: _get({**known, **table}, f"retention.{name}", int) for name in known if name != "named"}
+    for name, count in counts.items():
+        if count < 0:
+            raise ValueError(f"retention.{name} is {count}, expected 0 or more")
+    patterns = table.get("named", [])
+    if not isinstance(patterns, list) or not all(isinstance(one, str) and one for one in patterns):
+        raise TypeError(f"retention.named is {patterns!r}, expected a list of patterns")
+    return Retention(named=tuple(patterns), **counts)
+
+
+def _get(table: Mapping[str, object], name: str, kind: type[T]) -> T:
     key = name.rpartition(".")[2]
     if key not in table:
         raise KeyError(f"the key {name} is missing")

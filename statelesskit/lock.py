@@ -20,7 +20,7 @@ from statelesskit.errors import LockedError
 
 
 @contextmanager
-def held(path: Path, *, what: str, doing: str, wait_s: float = 0) -> Iterator[None]:
+def held(path: Path, *, what: str, doing: str, wait_s: float = 0, shared: bool = False) -> Iterator[None]:
     """Hold the lock while the block runs.
 
     Args:
@@ -28,6 +28,7 @@ def held(path: Path, *, what: str, doing: str, wait_s: float = 0) -> Iterator[No
         what: the object in words, for the other's message ("prototype desktop").
         doing: what we do with it, for the other's message.
         wait_s: how long to wait for somebody else to finish.
+        shared: others may hold it too, if they share it as well.
 
     Raises:
         LockedError: somebody else holds it; the message says who, since when, doing what.
@@ -36,7 +37,7 @@ def held(path: Path, *, what: str, doing: str, wait_s: float = 0) -> Iterator[No
     # 0600: whoever can open it, for reading too, can hold it, and every admin would wait for them.
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        _acquire(fd, what, wait_s)
+        _acquire(fd, what, wait_s, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         holder = {
             "doing": doing,
             "pid": os.getpid(),
@@ -49,17 +50,18 @@ def held(path: Path, *, what: str, doing: str, wait_s: float = 0) -> Iterator[No
         try:
             yield
         finally:
-            with suppress(OSError):
-                os.ftruncate(fd, 0)
+            if not shared:  # another who shares it may have written there
+                with suppress(OSError):
+                    os.ftruncate(fd, 0)
     finally:
         os.close(fd)
 
 
-def _acquire(fd: int, what: str, wait_s: float) -> None:
+def _acquire(fd: int, what: str, wait_s: float, how: int) -> None:
     deadline = time.monotonic() + wait_s
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() >= deadline:

@@ -49,7 +49,7 @@ class Rewritten:
 def rewrite(
     store: Store,
     packs: Iterable[Path],
-    needed: Container[bytes],
+    needed: Container[bytes] | DigestSet,
     *,
     level: int = STRONG,
     frame_size: int = STRONG_FRAME,
@@ -98,7 +98,9 @@ def remove_packs(store: Store, paths: Iterable[Path]) -> None:
     store.forget()
 
 
-def _parts(packs: Iterable[Path], needed: Container[bytes], rewritten: Rewritten) -> Iterator[tuple[Pack, list[int]]]:
+def _parts(
+    packs: Iterable[Path], needed: Container[bytes] | DigestSet, rewritten: Rewritten
+) -> Iterator[tuple[Pack, list[int]]]:
     """Yield runs of objects to carry over, each object once, in stored order."""
     seen = DigestSet()
     for path in packs:

@@ -83,10 +83,11 @@ def perform(
 
 def _perform(site: Site, action: Action, confirm: str, record: Record, progress: Progress) -> Outcome:
     with ExitStack() as locks:
-        for name in sorted(action.objects()):
+        shared = dict.fromkeys(action.uses(), True) | dict.fromkeys(action.objects(), False)
+        for name in sorted(shared):  # all in one order, so that two never wait for each other
             what, _, rest = name.partition("/")
             doing = f"{action.verb} ({record.name})"
-            locks.enter_context(held(site.lock_file(name), what=f"the {what} {rest}", doing=doing))
+            locks.enter_context(held(site.lock_file(name), what=f"the {what} {rest}", doing=doing, shared=shared[name]))
         plan = action.plan(site)
         record.attach("plan.json", canonical_json(plan.as_json()) + b"\n")
         record.event("plan", digest=plan.digest, summary=plan.summary, changes=plan.changes)

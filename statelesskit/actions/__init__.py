@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from statelesskit.action import Action
 from statelesskit.actions.add_client import AddClient
+from statelesskit.actions.collect_snapshots import CollectSnapshots
 from statelesskit.actions.copy_snapshot import CopySnapshot
 from statelesskit.actions.create_channel import CreateChannel
 from statelesskit.actions.create_prototype import CreatePrototype
+from statelesskit.actions.delete_snapshot import DeleteSnapshot
+from statelesskit.actions.note_snapshot import NoteSnapshot
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
 from statelesskit.actions.repair_snapshots import RepairSnapshots
 from statelesskit.actions.set_snapshot_state import SetSnapshotState
@@ -16,9 +19,12 @@ ACTIONS: dict[str, type[Action]] = {
     action.verb: action
     for action in (
         AddClient,
+        CollectSnapshots,
         CopySnapshot,
         CreateChannel,
         CreatePrototype,
+        DeleteSnapshot,
+        NoteSnapshot,
         PushSnapshot,
         RollBackPush,
         RepairSnapshots,

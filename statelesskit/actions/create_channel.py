@@ -33,6 +33,9 @@ class CreateChannel(Action):
         prototype, name = split_channel(self.channel)
         return [f"channel/{prototype}/{name}"]
 
+    def uses(self) -> Sequence[str]:
+        return [f"snapshot/{self.snapshot}"]
+
     def plan(self, site: Site) -> Plan:
         from statelesskit.directory import open_directory
         from statelesskit.snapshot import load

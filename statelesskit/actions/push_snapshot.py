@@ -113,6 +113,9 @@ class PushSnapshot(_Push):
     channel: str = parameter("the channel to move, as desktop/stable", choices=choices.channels, positional=True)
     snapshot: str = parameter("the snapshot its followers shall run", choices=choices.snapshots, positional=True)
 
+    def uses(self) -> Sequence[str]:
+        return [f"snapshot/{self.snapshot}"]
+
     def target(self, site: Site) -> tuple[str, str]:
         return self.channel, self.snapshot
 

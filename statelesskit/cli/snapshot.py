@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
+from statelesskit.actions.collect_snapshots import CollectSnapshots
 from statelesskit.actions.copy_snapshot import CopySnapshot
+from statelesskit.actions.delete_snapshot import DeleteSnapshot
+from statelesskit.actions.note_snapshot import NoteSnapshot
 from statelesskit.actions.receive_snapshot import ReceiveSnapshot
 from statelesskit.actions.set_snapshot_state import SetSnapshotState
 from statelesskit.actions.take_snapshot import TakeSnapshot
@@ -47,6 +50,36 @@ snapshot.add_command(
 receiving = action_command(ReceiveSnapshot)
 receiving.hidden = True  # snapshot copy runs it on the other side
 snapshot.add_command(receiving)
+
+
+snapshot.add_command(action_command(NoteSnapshot, text="Say what SNAPSHOT is for: NOTE takes the place of its note."))
+snapshot.add_command(
+    action_command(
+        DeleteSnapshot,
+        text="Delete SNAPSHOT, unless a channel, client or export needs it. `snapshot collect` frees its contents.",
+    )
+)
+
+
+def _show_collected(result: Mapping[str, Any]) -> None:
+    from statelesskit.cli import output
+
+    shown = {**result, "deleted": " ".join(result.get("deleted", [])) or "none"}
+    skipped = shown.pop("skipped", {})
+    shown["packs_kept"] = len(shown.get("packs_kept", []))
+    output.facts(shown)
+    for name, reason in skipped.items():
+        output.note(f"{name} was not deleted: {reason}")
+
+
+snapshot.add_command(
+    action_command(
+        CollectSnapshots,
+        show=_show_collected,
+        text="Delete the snapshots that the rules in site.toml let go and nobody needs, and free what no snapshot "
+        "needs any more. --plan says first what goes, what stays and why.",
+    )
+)
 
 
 @snapshot.command("list")

@@ -25,12 +25,13 @@ from statelesskit.directory.mapping import (
     group_from,
     prototype_attributes,
     prototype_from,
+    report_from,
     snapshot_attributes,
     snapshot_from,
     text_values,
     time_values,
 )
-from statelesskit.directory.model import Channel, Client, Group, PrototypeEntry, SnapshotEntry
+from statelesskit.directory.model import Channel, Client, Group, PrototypeEntry, Report, SnapshotEntry
 from statelesskit.directory.schema import VERSION
 from statelesskit.directory.session import connect, disconnect, translated
 from statelesskit.errors import (
@@ -174,6 +175,10 @@ class Directory:
                 hint=f"look at it again: statelesskit snapshot show {name}",
             )
 
+    def remove_snapshot(self, name: str) -> bool:
+        """Remove a snapshot's entry; say whether there was one. Nothing is looked at that may point at it."""
+        return self._delete(self._layout.snapshot(name))
+
     # --- channels -----------------------------------------------------------------------------
 
     def channels(self) -> list[Channel]:
@@ -284,15 +289,13 @@ class Directory:
         Raises:
             NotFoundError: there is none of that name.
         """
-        dn = self._layout.client(name)
-        self.operations["delete"] += 1
-        with translated(self._connection.server.name, changing=True):
-            try:
-                self._connection.delete(dn)
-                return
-            except ldap.LDAPNoSuchObjectResult:
-                pass
-        raise _unknown("client", name, self.clients())
+        if not self._delete(self._layout.client(name)):
+            raise _unknown("client", name, self.clients())
+
+    def reports(self) -> list[Report]:
+        """Return what clients last said of themselves."""
+        entries = self._search(self._layout.folder("clients"), "objectClass=skClientStatus")
+        return [report_from(entry, self._layout) for entry in entries]
 
     def groups(self) -> list[Group]:
         """Return all groups of clients, by name."""
@@ -350,6 +353,16 @@ class Directory:
                 self._connection.add(dn, attributes={kind: values for kind, values in attributes.items() if values})
             except ldap.LDAPEntryAlreadyExistsResult:
                 raise ExistsError(f"there is already a {what} {name}") from None
+
+    def _delete(self, dn: str) -> bool:
+        """Remove an entry; say whether it was there."""
+        self.operations["delete"] += 1
+        with translated(self._connection.server.name, changing=True):
+            try:
+                self._connection.delete(dn)
+                return True
+            except ldap.LDAPNoSuchObjectResult:
+                return False
 
     def _modify(self, dn: str, changes: Changes) -> bool:
         """Change an entry whole or not at all; return false if a value to be deleted was not there."""

@@ -18,6 +18,7 @@ from statelesskit.directory.model import (
     Client,
     Group,
     PrototypeEntry,
+    Report,
     SnapshotEntry,
 )
 from statelesskit.errors import ParameterError
@@ -181,6 +182,15 @@ def group_from(entry: Entry, layout: Layout) -> Group:
         channel=_channel_named(entry, layout),
         pin=_snapshot_named(entry, "skSnapshotDN", layout),
         priority=entry.number("skPriority", LAST_PRIORITY),
+    )
+
+
+def report_from(entry: Entry, layout: Layout) -> Report:
+    return Report(
+        client=layout.client_at(entry.dn.partition(",")[2]) or entry.dn,
+        running=_snapshot_named(entry, "skRunningSnapshotDN", layout),
+        cached=tuple(layout.snapshot_at(dn) or dn for dn in entry.texts("skCachedSnapshotDN")),
+        seen_at=entry.time("skLastSeen"),
     )
 
 

@@ -97,3 +97,19 @@ class Group:
     channel: str | None = None
     pin: str | None = None
     priority: int = LAST_PRIORITY
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a client says of itself; a claim, whoever wrote it.
+
+    Attributes:
+        running: the snapshot it says it runs.
+        cached: those it says it holds.
+        seen_at: when it last said so.
+    """
+
+    client: str
+    running: str | None
+    cached: tuple[str, ...]
+    seen_at: datetime | None

@@ -1,4 +1,4 @@
-"""What was deleted, so that no name and no place in the order is ever given twice: ``snapshots/deleted.jsonl``.
+"""Delete a snapshot, and list it in ``snapshots/deleted.jsonl``: no name and no place in the order is given twice.
 
 A line of JSON for each deleted snapshot, appended and flushed before the snapshot goes. A crash may leave a
 last line that is cut off; it stands for nothing, and the next line begins anew. A snapshot that is there was
@@ -7,15 +7,18 @@ not deleted, whatever the list says: then only the intention was written.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from statelesskit import fs
 from statelesskit.config import Site
+from statelesskit.lock import held
 from statelesskit.snapshot.registry import Snapshot
 
 DELETED = "deleted.jsonl"
@@ -72,3 +75,22 @@ def note_deletion(site: Site, snapshot: Snapshot, *, deleted_at: str, deleted_by
         finally:
             os.close(fd)
         fs.fsync_folder(site.snapshots)
+
+
+def delete(site: Site, snapshot: Snapshot, *, by: str, record: str) -> None:
+    """Take a snapshot out of the list, durably; its contents stay until they are collected.
+
+    The caller holds the snapshot's lock, has seen that nothing needs it, and has taken it out of the directory.
+    """
+    folder = site.snapshots / snapshot.name
+    gone = fs.partial_name(site.snapshots / snapshot.prototype)  # which the next take or collection cleans up
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # tells it from a dead one's leftover while it is being removed
+        with held(site.lock_file("snapshots"), what="the list of snapshots", doing="deleting a snapshot", wait_s=60):
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            note_deletion(site, snapshot, deleted_at=now, deleted_by=by, record=record)
+            fs.rename_durably(folder, gone)
+        fs.remove_tree(gone)
+    finally:
+        os.close(fd)

@@ -13,8 +13,9 @@ from statelesskit.config import Site
 from statelesskit.errors import ConflictError, DamagedError, FormatError, RefusedError
 from statelesskit.lock import held
 from statelesskit.names import prototype_of
-from statelesskit.snapshot.manifest_file import MANIFEST, load_manifest
-from statelesskit.snapshot.registry import ABOUT, FORMAT, Snapshot, list_snapshots, load, snapshot_of
+from statelesskit.snapshot.description import ABOUT, MANIFEST
+from statelesskit.snapshot.manifest_file import load_manifest
+from statelesskit.snapshot.registry import FORMAT, Snapshot, list_snapshots, load, snapshot_of
 from statelesskit.snapshot.wire import DIGEST, VERSION, Wire
 from statelesskit.store import LARGE, Store, Writer
 

@@ -151,3 +151,11 @@ def set_state(site: Site, name: str, state: str) -> tuple[Snapshot, Snapshot]:
         check_state(before, state)
         description.change(site.snapshots / name, state=state)
     return before, replace(before, state=state)
+
+
+def set_note(site: Site, name: str, note: str) -> tuple[Snapshot, Snapshot]:
+    """Say something else of a snapshot; return it as it was and as it is."""
+    with held(site.lock_file("snapshots"), what="the list of snapshots", doing=f"noting {name}", wait_s=30):
+        before = load(site, name)
+        description.change(site.snapshots / name, note=note)
+    return before, replace(before, note=note)

@@ -26,8 +26,9 @@ from statelesskit.errors import (
 from statelesskit.names import printable
 from statelesskit.progress import SILENT, Progress
 from statelesskit.run import conversing
-from statelesskit.snapshot.manifest_file import MANIFEST, check_manifest
-from statelesskit.snapshot.registry import ABOUT, Snapshot
+from statelesskit.snapshot.description import ABOUT, MANIFEST
+from statelesskit.snapshot.manifest_file import check_manifest
+from statelesskit.snapshot.registry import Snapshot
 from statelesskit.snapshot.wire import DIGEST, VERSION, Wire
 from statelesskit.store import Store
 

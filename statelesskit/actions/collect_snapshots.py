@@ -1,0 +1,138 @@
+"""Delete the snapshots that the site's rules let go, and free what nothing needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from statelesskit.action import Action, Plan, Work, parameter
+from statelesskit.actions import choices, surveys
+from statelesskit.config import Retention, Site
+
+OWN = -1  # a count that is not given: the site's own holds
+
+
+@dataclass(frozen=True)
+class CollectSnapshots(Action):
+    """Delete snapshots that no rule, channel, client or export keeps, and free their contents."""
+
+    verb: ClassVar[str] = "snapshot collect"
+    title: ClassVar[str] = "Collect snapshots"
+    button: ClassVar[str] = "Delete and free"
+
+    prototype: str = parameter("only its snapshots", default="", choices=choices.prototypes)
+    last: int = parameter("keep the last so many; -1: as site.toml says", default=OWN)
+    daily: int = parameter("keep the newest of each of so many days; -1: as site.toml says", default=OWN)
+    weekly: int = parameter("keep the newest of each of so many weeks; -1: as site.toml says", default=OWN)
+    monthly: int = parameter("keep the newest of each of so many months; -1: as site.toml says", default=OWN)
+    objects_only: bool = parameter("delete no snapshot, only free what none needs", default=False)
+    repack: bool = parameter("also compress what is kept as well as it goes, which takes long", default=False)
+
+    @classmethod
+    def survey(cls, site: Site) -> tuple[str, list[dict[str, Any]]]:
+        return surveys.snapshots(site)
+
+    def objects(self) -> Sequence[str]:
+        return ["store/packs"]
+
+    def rules(self, site: Site) -> Retention:
+        """Return the site's rules, with what this run says otherwise."""
+        given = {name: getattr(self, name) for name in ("last", "daily", "weekly", "monthly")}
+        return replace(site.retention, **{name: count for name, count in given.items() if count > OWN})
+
+    def plan(self, site: Site) -> Plan:
+        from statelesskit.actions.needed import Fleet, look_at_fleet
+        from statelesskit.collect import find_garbage, needed_objects
+        from statelesskit.retention import decide, stranded
+        from statelesskit.snapshot import list_snapshots
+
+        snapshots = list_snapshots(site)
+        fleet = Fleet({}, frozenset(), (), {}) if self.objects_only else look_at_fleet(site)
+        decisions = [] if self.objects_only else decide(snapshots, self.rules(site), fleet.needed)
+        own = [one for one in decisions if self.prototype in ("", one.snapshot.prototype)]
+        go = [one.snapshot for one in own if not one.reasons]
+        gone = {one.name for one in go}
+        garbage = find_garbage(
+            site, needed_objects(site, (one for one in snapshots if one.name not in gone)), repack=self.repack
+        )
+        packs = f"{len(garbage.dead)} packs are removed, {len(garbage.worn)} written anew"
+        notes = [f"{packs}; about {garbage.stored_bytes / 1e6:.1f} MB are freed"]
+        notes += [f"{client} last said long ago that it runs one of them" for client in stranded(fleet.reports, gone)]
+        changes = bool(go or garbage.dead or garbage.worn or garbage.set_aside)
+        return Plan(
+            verb=self.verb,
+            parameters=self.as_parameters(),
+            summary=f"Delete {len(go)} of {len(snapshots)} snapshots, and free what nothing needs any more."
+            if changes
+            else "Every snapshot is kept, and everything in the store is needed; there is nothing to do.",
+            rows=[
+                {
+                    "snapshot": one.snapshot.name,
+                    "state": one.snapshot.state,
+                    "becomes": "kept" if one.reasons else "deleted",
+                    "because": "; ".join(one.reasons[:3]) or "no rule keeps it, and nobody needs it",
+                }
+                for one in own
+            ],
+            facts={
+                "delete": {one.name: one.digest for one in go},
+                "keep": [one.snapshot.name for one in own if one.reasons],
+                "freed_bytes": garbage.stored_bytes,
+                "freed_objects": garbage.objects,
+                "packs_removed": len(garbage.dead) + len(garbage.set_aside),
+                "packs_written_anew": len(garbage.worn),
+            },
+            notes=notes,
+            changes=changes,
+            guard=_guard(site, len(go)),
+        )
+
+    def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
+        from statelesskit.collect import free
+
+        deleted, skipped = self._delete(site, list(plan.facts["delete"]), work)
+        freed = free(site, repack=self.repack, progress=work.progress)
+        return {
+            "deleted": deleted,
+            "skipped": skipped,
+            "freed_bytes": freed.bytes,
+            "packs_removed": freed.removed,
+            "packs_written": freed.written,
+            "packs_kept": [path.name for path in freed.kept],
+        }
+
+    def _delete(self, site: Site, names: list[str], work: Work) -> tuple[list[str], dict[str, str]]:
+        """Delete what still may go; what somebody has just begun to use stays, and is said."""
+        from statelesskit.actions.needed import look_at_fleet
+        from statelesskit.directory import open_directory
+        from statelesskit.errors import LockedError
+        from statelesskit.lock import held
+        from statelesskit.snapshot import load
+        from statelesskit.snapshot.deleted import delete
+
+        deleted: list[str] = []
+        skipped: dict[str, str] = {}
+        work.progress.stage("deleting snapshots", total=len(names), unit="snapshots")
+        for name in names:
+            lock = held(site.lock_file(f"snapshot/{name}"), what=f"the snapshot {name}", doing=self.verb)
+            try:
+                with lock:
+                    if reasons := look_at_fleet(site).needed.get(name):
+                        skipped[name] = reasons[0]
+                        continue
+                    with open_directory(site) as directory:
+                        directory.remove_snapshot(name)
+                    delete(site, load(site, name), by=work.by, record=work.record)
+                    deleted.append(name)
+            except LockedError as error:
+                skipped[name] = error.message
+            work.progress.advance()
+        return deleted, skipped
+
+
+def _guard(site: Site, count: int) -> str:
+    """Say why nobody may collect this without a person looking, or ""."""
+    if count > site.auto_max_deleted:
+        return f"{count} snapshots would be deleted; the site's policy allows {site.auto_max_deleted} on its own"
+    return ""

@@ -1,0 +1,58 @@
+"""What the fleet needs, asked of the directory and of the site's exports: the base of every deletion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from statelesskit.config import Site
+from statelesskit.errors import DirectoryUnavailableError
+
+if TYPE_CHECKING:
+    from statelesskit.directory.model import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Who needs which snapshot.
+
+    Attributes:
+        needed: for names of snapshots, who needs each.
+        entered: the names the directory knows.
+        channels: what each channel can roll back to; None is nothing.
+    """
+
+    needed: dict[str, list[str]]
+    entered: frozenset[str]
+    reports: tuple[Report, ...]
+    channels: dict[str, str | None]
+
+
+def look_at_fleet(site: Site) -> Fleet:
+    """Ask the directory.
+
+    Raises:
+        DirectoryUnavailableError: it is away; nothing may be deleted, as nobody knows what is needed.
+    """
+    from statelesskit.directory import open_directory
+    from statelesskit.retention import needed_by_fleet
+
+    try:
+        with open_directory(site) as directory:
+            channels, reports = directory.channels(), directory.reports()
+            needed = needed_by_fleet(
+                channels,
+                directory.clients(),
+                directory.groups(),
+                reports,
+                now=datetime.now(UTC),
+                lease_days=site.retention.lease_days,
+            )
+            entered = frozenset(entry.name for entry in directory.snapshots())
+    except DirectoryUnavailableError as error:
+        raise DirectoryUnavailableError(
+            f"only the directory knows which snapshots are needed, so none is deleted: {error.message}",
+            hint=error.hint,
+        ) from error
+    return Fleet(needed, entered, tuple(reports), {one.name: one.previous for one in channels})
