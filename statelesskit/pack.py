@@ -230,6 +230,16 @@ class Pack:
     def __len__(self) -> int:
         return len(self._places) - 1
 
+    @property
+    def packed_bytes(self) -> int:
+        """How long the data frames are in the file."""
+        return int(self._packed[-1])
+
+    @property
+    def frame_bytes(self) -> int:
+        """How much a frame holds on average, uncompressed: more than ``FRAME_SIZE`` when it was written anew."""
+        return int(self._stream[-1]) // max(len(self._stream) - 1, 1)
+
     def digests(self) -> Iterator[bytes]:
         """Yield the digests of all objects, in order."""
         return (digest for digest, _ in ROW.iter_unpack(self._rows))

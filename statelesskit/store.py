@@ -52,24 +52,27 @@ class _View:
 
 
 class Store:
-    """The objects of one site; reading needs no lock, writing happens in a :class:`Writer`.
-
-    Attributes:
-        damaged, damaged_packs: the packs whose tables can't be read, as it was found when the disk was last
-            looked at. What they hold counts as missing, so the next take that meets it keeps it again.
-    """
+    """The objects of one site; reading needs no lock, writing happens in a :class:`Writer`."""
 
     def __init__(self, folder: Path) -> None:
         self.packs = folder / "packs"
         self.index_file = folder / "index"
         self.damaged_file = folder / "damaged"
-        self.damaged: list[DamagedError] = []
-        self.damaged_packs: list[Path] = []
+        self._damaged: dict[Path, DamagedError] = {}
         self._view: _View | None = None
         self._opened: dict[str, Pack] = {}
         self._lock = threading.Lock()
 
     # --- what is there ------------------------------------------------------------------------
+
+    @property
+    def damaged(self) -> dict[Path, DamagedError]:
+        """The packs whose tables can't be read.
+
+        What they hold counts as missing, so the next take that meets it keeps it again.
+        """
+        self._looked()
+        return self._damaged
 
     def pack_files(self) -> frozenset[tuple[str, int, int]]:
         """Return name, size and time of every pack, and of the list of what is damaged.
@@ -112,21 +115,22 @@ class Store:
         files = {(file.name, info.st_size) for file, info in self._files()}
         try:
             index = Index.load(self.index_file)
+            broken = False
         except DamagedError:
-            index = Index.of({})
-        self.damaged, self.damaged_packs, tail = [], [], dict[PackFile, Pack]()
+            index, broken = Index.of({}), self.index_file.exists()
+        self._damaged, tail = {}, dict[PackFile, Pack]()
         for file in sorted(files.difference(index.packs)):
             try:
                 tail[file] = Pack(self.packs / file[0])
             except DamagedError as error:
                 if (self.packs / file[0]).exists():
-                    self.damaged.append(error)
-                    self.damaged_packs.append(self.packs / file[0])
+                    self._damaged[self.packs / file[0]] = error
                 files.discard(file)
         self._opened = {name: pack for name, pack in self._opened.items() if (self.packs / name).exists()}
         gone = [number for number, file in enumerate(index.packs) if file not in files]
         if (
-            len(tail) > FEW_PACKS
+            broken
+            or len(tail) > FEW_PACKS
             or sum(map(len, tail.values())) > max(FEW_OBJECTS, index.rows // 4)
             or len(gone) > len(index.packs) // 4
         ):
@@ -187,7 +191,7 @@ class Store:
 
     def place(self, digest: bytes) -> tuple[Pack, int] | None:
         """Return where an object is: its pack, and its number there."""
-        for name, number in self._looked().places(digest):
+        for name, number in self._copies(digest):
             with suppress(DamagedError):
                 return self._pack(name), number
         return None

@@ -44,6 +44,11 @@ def heal_manifest_file(folder: Path) -> None:
         change(folder, **{MANIFEST_FILE: found})
 
 
+def altered(about: dict[str, Any]) -> bool:
+    """Say whether the fields are not those that were written; without a checksum nobody knows."""
+    return CHECKSUM in about and about[CHECKSUM] != _checksum(about)
+
+
 def faults(folder: Path) -> list[str]:
     """Say what is wrong with a description, and with the manifest as a file."""
     path = folder / ABOUT
@@ -52,7 +57,7 @@ def faults(folder: Path) -> list[str]:
         found = []
         if CHECKSUM not in about:
             found.append(f"{path} has no {CHECKSUM}, so a change of it would not be seen")
-        elif about[CHECKSUM] != _checksum(about):
+        elif altered(about):
             found.append(f"{path} was altered: its fields do not have the {CHECKSUM} it names")
         if about.get(MANIFEST_FILE, "") not in ("", _manifest_file(folder)):
             found.append(f"{folder / MANIFEST} is not the file that was written")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from statelesskit.config import Site
 from statelesskit.errors import ConflictError, DamagedError, FormatError, RefusedError
 from statelesskit.lock import held
 from statelesskit.names import prototype_of
-from statelesskit.snapshot.description import ABOUT, MANIFEST
+from statelesskit.snapshot import description
+from statelesskit.snapshot.description import MANIFEST
 from statelesskit.snapshot.manifest_file import load_manifest
 from statelesskit.snapshot.registry import FORMAT, Snapshot, list_snapshots, load, snapshot_of
 from statelesskit.snapshot.wire import DIGEST, VERSION, Wire
@@ -101,6 +101,8 @@ def _described(about: Any, name: str, digest: str) -> Snapshot:
         if not isinstance(about, dict):
             raise ValueError("it is no object")
         there = snapshot_of(about)
+        if description.altered(about):
+            raise ValueError("it was altered")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"what the other side says about {name} cannot be read: {error}") from error
     if (there.name, there.digest, there.prototype) != (name, digest, prototype_of(name)):
@@ -162,7 +164,7 @@ def _publish(
             parent=there.parent if there.parent in {other.name for other in others} else "",
             state="deprecated" if there.state == "deprecated" else "staged",
         )
-        fs.write_json(partial / ABOUT, json.loads(json.dumps(about)) | {"format": FORMAT} | snapshot.as_json())
+        description.write(partial, about | {"format": FORMAT} | snapshot.as_json())
         partial.chmod(0o755)
         fs.rename_durably(partial, site.snapshots / snapshot.name)
     return snapshot

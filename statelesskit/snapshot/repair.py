@@ -180,8 +180,8 @@ def _set_aside(site: Site, store: Store, faulty: dict[Path, set[bytes]], progres
     ]
     if spent:
         rewrite(store, spent, _Where(has_no_other), level=LEVEL, progress=progress)
-    if store.damaged_packs and needed is not None and not store.missing(needed):
-        spent += store.damaged_packs  # nobody can say what is in them, but nothing is missing
+    if store.damaged and needed is not None and not store.missing(needed):
+        spent += store.damaged  # nobody can say what is in them, but nothing is missing
     with held(
         site.lock_file("snapshots"), what="the list of snapshots", doing="setting damaged packs aside", wait_s=30
     ):

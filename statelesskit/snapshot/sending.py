@@ -26,7 +26,7 @@ from statelesskit.errors import (
 from statelesskit.names import printable
 from statelesskit.progress import SILENT, Progress
 from statelesskit.run import conversing
-from statelesskit.snapshot.description import ABOUT, MANIFEST
+from statelesskit.snapshot.description import ABOUT, MANIFEST, altered
 from statelesskit.snapshot.manifest_file import check_manifest
 from statelesskit.snapshot.registry import Snapshot
 from statelesskit.snapshot.wire import DIGEST, VERSION, Wire
@@ -105,8 +105,10 @@ def _talk(site: Site, snapshot: Snapshot, wire: Wire, greeting: dict[str, Any], 
     if greeting["statelesskit-copy"] != VERSION:
         raise FormatError("the other site has another version of statelesskit", hint="use the same on both")
     folder = site.snapshots / snapshot.name
-    manifest = (folder / MANIFEST).read_bytes()
-    wire.say(about=json.loads((folder / ABOUT).read_bytes()), manifest_bytes=len(manifest))
+    manifest, about = (folder / MANIFEST).read_bytes(), json.loads((folder / ABOUT).read_bytes())
+    if altered(about):
+        raise DamagedError(f"{folder / ABOUT} was altered", hint="restore it from a backup of the site")
+    wire.say(about=about, manifest_bytes=len(manifest))
     wire.send(manifest)
     wire.flush()
     store = Store(site.store)

@@ -58,7 +58,7 @@ def verify_all(
     store = Store(site.store)
     if fault := store.mend_index():
         yield "", Finding(b"", fault)
-    yield from (("", Finding(b"", error.message)) for error in store.damaged)
+    yield from (("", Finding(b"", error.message)) for error in store.damaged.values())
     packs = _packs(site, store, [] if every_pack else snapshots)
     reading = _Reading(packs, progress)
     reading.run()
@@ -102,7 +102,7 @@ class _Reading:
         self._work: queue.SimpleQueue[Pack] = queue.SimpleQueue()
         for pack in packs:
             self._work.put(pack)
-        self._total = sum(pack.path.stat().st_size for pack in packs if pack.path.exists())
+        self._total = sum(pack.packed_bytes for pack in packs)
         self._workers = Workers(THREADS, self._read_packs)
 
     def run(self) -> None:

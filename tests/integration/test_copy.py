@@ -29,9 +29,9 @@ from statelesskit.errors import (
 )
 from statelesskit.manifest import HEADER, Entry, Manifest
 from statelesskit.snapshot import Snapshot, list_snapshots, load, set_state
-from statelesskit.snapshot.manifest_file import MANIFEST, manifest_text
+from statelesskit.snapshot.description import ABOUT, MANIFEST, change
+from statelesskit.snapshot.manifest_file import manifest_text
 from statelesskit.snapshot.receiving import receive
-from statelesskit.snapshot.registry import ABOUT
 from statelesskit.snapshot.sending import Target, parse_target, send
 from statelesskit.snapshot.taking import take
 from statelesskit.snapshot.verify import verify_all
@@ -96,8 +96,7 @@ def leftovers(site: Site) -> list[Path]:
 def test_it_arrives_whole_and_only_what_is_missing_is_moved(
     site: Site, other: Site, tree: Path, snapshot: Snapshot
 ) -> None:
-    about = site.snapshots / snapshot.name / ABOUT
-    about.write_text(json.dumps(json.loads(about.read_text()) | {"of a newer version": [1]}))
+    change(site.snapshots / snapshot.name, **{"of a newer version": [1]})
     set_state(site, snapshot.name, "released")
     result = copied(site, snapshot.name, other)
     assert (result["objects"], result["bytes"], result["was_there"]) == (52, 50 * 2000 + LARGE + 100, False)
@@ -163,6 +162,13 @@ def test_a_damaged_one_stays_here(site: Site, other: Site, snapshot: Snapshot) -
     assert "is partial" in str(copied(site, snapshot.name, other, 9)["error"])
     assert list_snapshots(other) == []
     assert leftovers(other) == []
+
+
+def test_one_whose_description_was_altered_stays_here(site: Site, other: Site, snapshot: Snapshot) -> None:
+    about = site.snapshots / snapshot.name / ABOUT
+    about.write_text(about.read_text().replace("the first", "another"))
+    assert "was altered" in str(copied(site, snapshot.name, other, 9)["error"])
+    assert list_snapshots(other) == []
 
 
 def test_what_the_other_side_says_is_passed_on(site: Site, snapshot: Snapshot, tmp_path: Path) -> None:
@@ -304,7 +310,8 @@ def test_a_manifest_made_by_an_attacker_is_refused(other: Site, entries: list[En
     "about",
     [
         {"name": "other-20261124T000000Z"}, {"name": "../../x"}, {"prototype": "other"}, {"prototype": "../x"},
-        {"taken_at": "never"}, {"note": None}, {"sequence": "1"}, {"state": 5}, {"digest": "sha256:" + "1" * 64},
+        {"checksum": "sha256:" + "0" * 64}, {"taken_at": "never"}, {"note": None}, {"sequence": "1"},
+        {"state": 5}, {"digest": "sha256:" + "1" * 64},
     ],
 )  # fmt: skip
 def test_a_description_that_is_wrong_is_refused(other: Site, about: dict[str, object]) -> None:

@@ -169,7 +169,7 @@ def test_a_pack_cut_off_is_missing_until_it_is_written_again(store: Store) -> No
     path.write_bytes(path.read_bytes()[:-1])
     fresh = Store(store.packs.parent)
     assert sha(b"0 0") not in fresh
-    assert [str(path) in error.message for error in fresh.damaged] == [True]
+    assert [str(path) in error.message for error in fresh.damaged.values()] == [True]
 
 
 @pytest.mark.parametrize("lie", ["rows of another pack", "a pack left out", "no rows"])

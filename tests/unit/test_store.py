@@ -167,12 +167,12 @@ def test_a_pack_with_damaged_tables_is_named_and_what_it_held_is_kept_anew(tmp_p
         file.truncate(damaged.stat().st_size - 1)
     store = Store(tmp_path)
     assert sha(b"old") not in store
-    assert [str(damaged) in error.message for error in store.damaged] == [True]
+    assert [str(damaged) in error.message for error in store.damaged.values()] == [True]
     with pytest.raises(DamagedError, match="not in the store"):
         get(store, sha(b"old"))
     assert put(store, b"old", b"other") == 3
     assert get(store, sha(b"old")) == b"old"
-    assert Store(tmp_path).damaged == []  # the new pack has the same name and took the damaged one's place
+    assert Store(tmp_path).damaged == {}  # the new pack has the same name and took the damaged one's place
 
 
 def test_a_content_that_changed_in_its_pack_is_not_handed_out_whole(tmp_path: Path) -> None:
