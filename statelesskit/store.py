@@ -369,6 +369,9 @@ class Writer:
             fs.fsync_folder(self._store.packs)
             fs.fsync_folder(self._store.packs.parent)  # which may have been made by this
             self._store.forget()
+        listed = self._store.listed_damaged()
+        if healed := {digest for digest in listed if digest in self._claimed}:
+            self._store.list_damaged(listed - healed)
 
     def __enter__(self) -> Self:
         return self

@@ -9,13 +9,14 @@ from typing import Any
 
 from statelesskit import fs
 from statelesskit.config import Site
-from statelesskit.errors import ConflictError, DamagedError, FormatError, RefusedError
-from statelesskit.lock import held
+from statelesskit.errors import ConflictError, DamagedError, ExistsError, FormatError, RefusedError
 from statelesskit.names import prototype_of
 from statelesskit.snapshot import description
+from statelesskit.snapshot.deleted import deletions
 from statelesskit.snapshot.description import MANIFEST
 from statelesskit.snapshot.manifest_file import load_manifest
-from statelesskit.snapshot.registry import FORMAT, Snapshot, list_snapshots, load, snapshot_of
+from statelesskit.snapshot.publish import CollectedError, Place, publish
+from statelesskit.snapshot.registry import Snapshot, list_snapshots, load, snapshot_of
 from statelesskit.snapshot.wire import DIGEST, VERSION, Wire
 from statelesskit.store import LARGE, Store, Writer
 
@@ -40,15 +41,14 @@ def is_here(site: Site, name: str, digest: str) -> bool:
         RefusedError: another one has that name.
     """
     prototype_of(name)
-    if not (site.snapshots / name).exists():
-        return False
-    here = load(site, name)
-    if here.digest != digest:
+    there = (site.snapshots / name).exists()
+    known = [load(site, name).digest] if there else [gone.digest for gone in deletions(site) if gone.name == name]
+    if other := [one for one in known if one != digest]:
         raise RefusedError(
-            f"there is another {name} at {site.root}: its digest is {here.digest}, not {digest}",
+            f"there is, or was, another {name} at {site.root}: its digest is {other[0]}, not {digest}",
             hint="the two sites took snapshots of one name in the same second; take a new one and copy that",
         )
-    return True
+    return there
 
 
 def receive(site: Site, name: str, digest: str, wire: Wire) -> Received:
@@ -81,18 +81,16 @@ def _receive(site: Site, name: str, digest: str, wire: Wire) -> Received:
         there = replace(there, name=name)
         received, store = Received(there), Store(site.store)
         for _ in range(TRIES):
-            missing = store.missing(sizes)
-            if not missing:
-                snapshot = _publish(site, partial, about, there, store, sizes)
-                if snapshot:
-                    wire.say(missing=0)
-                    received.snapshot = snapshot
-                    return received
+            while missing := store.missing(sizes):
+                _ask(wire, store, missing, sizes)
+                received.objects += len(missing)
+                received.content_bytes += sum(sizes[digest] for digest in missing)
+            try:
+                received.snapshot = _publish(site, partial, about, there, store)
+            except CollectedError:
                 continue
-            _ask(wire, store, missing, sizes)
-            received.objects += len(missing)
-            received.content_bytes += sum(sizes[digest] for digest in missing)
-            store.forget()
+            wire.say(missing=0)
+            return received
     raise ConflictError(f"objects of {name} went as often as they came", hint="somebody collects here; try again")
 
 
@@ -147,24 +145,19 @@ def _put(writer: Writer, digest: bytes, pieces: Iterator[bytes], size: int) -> N
         raise DamagedError(f"what came for the object {digest.hex()} has the digest {found.hex()}")
 
 
-def _publish(
-    site: Site, partial: Path, about: dict[str, Any], there: Snapshot, store: Store, sizes: dict[bytes, int]
-) -> Snapshot | None:
-    """Give the finished folder its name; None if an object is gone again."""
-    with held(site.lock_file("snapshots"), what="the list of snapshots", doing=f"naming {there.name}", wait_s=30):
+def _publish(site: Site, partial: Path, about: dict[str, Any], there: Snapshot, store: Store) -> Snapshot:
+    def describe(place: Place) -> Snapshot:
         if is_here(site, there.name, there.digest):
-            return load(site, there.name)
-        store.forget()
-        if store.missing(sizes):
-            return None
-        others = list_snapshots(site, there.prototype)
-        snapshot = replace(
+            raise ExistsError(f"{there.name} came on another way meanwhile")
+        listed = {other.name for other in list_snapshots(site, there.prototype)}
+        return replace(
             there,
-            sequence=others[-1].sequence + 1 if others else 1,
-            parent=there.parent if there.parent in {other.name for other in others} else "",
+            sequence=place.sequence,
+            parent=there.parent if there.parent in listed else "",
             state="deprecated" if there.state == "deprecated" else "staged",
         )
-        description.write(partial, about | {"format": FORMAT} | snapshot.as_json())
-        partial.chmod(0o755)
-        fs.rename_durably(partial, site.snapshots / snapshot.name)
-    return snapshot
+
+    try:
+        return publish(site, partial, there.prototype, store, store.seen_packs(), describe, about)
+    except ExistsError:
+        return load(site, there.name)

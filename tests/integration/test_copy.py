@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ from statelesskit.errors import (
     UsageError,
 )
 from statelesskit.manifest import HEADER, Entry, Manifest
-from statelesskit.snapshot import Snapshot, list_snapshots, load, set_state
+from statelesskit.snapshot import Snapshot, list_snapshots, load, receiving, set_state
+from statelesskit.snapshot.deleted import note_deletion
 from statelesskit.snapshot.description import ABOUT, MANIFEST, change
 from statelesskit.snapshot.manifest_file import manifest_text
 from statelesskit.snapshot.receiving import receive
@@ -147,7 +149,7 @@ def test_another_snapshot_of_that_name_is_refused(site: Site, other: Site, snaps
     copied(site, snapshot.name, other)
     about = other.snapshots / snapshot.name / ABOUT
     about.write_text(json.dumps(json.loads(about.read_text()) | {"digest": "sha256:" + "0" * 64}))
-    assert "there is another" in str(copied(site, snapshot.name, other, 3)["error"])
+    assert "there is, or was, another" in str(copied(site, snapshot.name, other, 3)["error"])
 
 
 def test_a_damaged_one_stays_here(site: Site, other: Site, snapshot: Snapshot) -> None:
@@ -337,18 +339,46 @@ def test_a_revoked_one_is_refused_by_the_receiver_too(other: Site) -> None:
 def test_what_was_collected_meanwhile_is_asked_for_again(other: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     said = sender(ENTRIES)
     stream = said.stream() + sha(CONTENT) + LENGTH.pack(len(CONTENT)) + CONTENT + LENGTH.pack(0)
-    real, calls = Store.missing, iter(range(100))
+    real, calls = receiving.publish, iter(range(100))
 
-    def collected(self: Store, digests: object) -> list[bytes]:
-        if next(calls) == 1:
-            for path in self.packs.glob("*.pack"):
+    def after_a_collection(*args: object) -> Snapshot:
+        if next(calls) == 0:
+            for path in (other.store / "packs").glob("*.pack"):
                 path.unlink()
-            self.forget()
-        return real(self, digests)  # type: ignore[arg-type]
+        return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Store, "missing", collected)
+    monkeypatch.setattr(receiving, "publish", after_a_collection)
     receive(other, NAME, str(said.about["digest"]), Wire(io.BytesIO(stream), io.BytesIO()))
+    assert next(calls) == 2
     assert clean(other)
+
+
+def test_a_damaged_object_there_is_asked_for_and_heals(site: Site, other: Site, tree: Path, snapshot: Snapshot) -> None:
+    copied(site, snapshot.name, other)
+    for path in (other.store / "packs").iterdir():
+        path.chmod(0o644)
+        data = bytearray(path.read_bytes())
+        data[5000] ^= 1
+        path.write_bytes(data)
+    assert not clean(other)
+    assert Store(other.store).listed_damaged()
+    (tree / "new").write_text("new")
+    second, _ = take(site, "desktop")
+    assert int(str(copied(site, second.name, other)["objects"])) > 1
+    assert Store(other.store).listed_damaged() == frozenset()
+    assert {name for name, _ in verify_all(other, list_snapshots(other))} == {""}  # only the pack is still damaged
+
+
+def test_a_deleted_name_comes_back_only_as_what_it_was(site: Site, other: Site, snapshot: Snapshot) -> None:
+    copied(site, snapshot.name, other)
+    there = load(other, snapshot.name)
+    note_deletion(other, there, deleted_at="now", deleted_by="x", record="")
+    shutil.rmtree(other.snapshots / snapshot.name)
+    assert copied(site, snapshot.name, other)["objects"] == 0
+    assert load(other, snapshot.name).sequence == 2
+    shutil.rmtree(other.snapshots / snapshot.name)
+    note_deletion(other, replace(there, digest="sha256:" + "0" * 64), deleted_at="now", deleted_by="x", record="")
+    assert "there is, or was, another" in str(copied(site, snapshot.name, other, 3)["error"])
 
 
 # --- what dies, and full disks ----------------------------------------------------------------
