@@ -160,10 +160,11 @@ class Manifest:
         lines: one for each entry, in order, newlines included, without the header.
     """
 
-    __slots__ = ("lines",)
+    __slots__ = ("_kept", "lines")
 
     def __init__(self, lines: list[bytes]) -> None:
         self.lines = lines
+        self._kept: tuple[Entry, ...] | None = None
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Manifest:
@@ -206,8 +207,15 @@ class Manifest:
         found = (decode(line) for line in self.lines if mark in line)
         return next((entry for entry in found if entry.path == path), None)
 
+    def keep(self) -> None:
+        """Check all entries now and keep them, for one who iterates them more than once; takes memory."""
+        self._kept = tuple(self.entries())
+
     def entries(self) -> Iterator[Entry]:
         """Yield the entries in order, each checked by itself and against those before it."""
+        if self._kept is not None:
+            yield from self._kept
+            return
         folders: set[bytes] = set()
         linkable: set[bytes] = set()
         last: bytes | None = None

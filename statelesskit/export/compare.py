@@ -32,57 +32,71 @@ def compare(manifest: Manifest, top: Path, *, reread: bool, progress: Progress =
 
     Args:
         reread: read and hash every file again. Without it contents are taken on trust, which is right
-            only for a tree whose files were hashed while they were written.
+            only for a tree whose files were hashed while they were written, and holes by the blocks they spare.
     """
     findings: list[Finding] = []
+    links: dict[tuple[int, int], bytes] = {}
     expected = manifest.entries()
-    found = _entries(top, reread, findings)
     progress.stage("comparing with the manifest", total=len(manifest.lines), unit="files")
-    want, have = next(expected, None), next(found, None)
-    while want or have:
-        if have is None or (want is not None and want.path < have.path):
-            assert want is not None
+    want = next(expected, None)
+    for found in walk(top, findings.append):
+        while want is not None and want.path < found.path:
             yield Mismatch(want.path, ("path",), "it is missing")
             want = next(expected, None)
+        if want is None or found.path < want.path:
+            yield Mismatch(found.path, ("path",), "it is not in the manifest")
             continue
-        if want is None or have.path < want.path:
-            yield Mismatch(have.path, ("path",), "it is not in the manifest")
-            have = next(found, None)
-            continue
-        if not reread and have.type == want.type == "file":
-            have = replace(have, sha256=want.sha256)
+        if linked := _link(found, links):
+            have = linked
+        elif not reread and _is_plainly(found, want):
+            have = want
+        else:
+            have = _described(found, want, reread)
         if have != want:
             yield _mismatch(want, have)
         progress.advance()
-        want, have = next(expected, None), next(found, None)
+        want = next(expected, None)
+    while want is not None:
+        yield Mismatch(want.path, ("path",), "it is missing")
+        want = next(expected, None)
     for finding in findings:
         yield Mismatch(finding.path, ("path",), finding.finding)
 
 
-def _mismatch(want: Entry, have: Entry) -> Mismatch:
-    expected, found = want.fields(), have.fields()
-    names = tuple(sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)))
-    text = "; ".join(f"{name} is {found.get(name)!r}, the manifest says {expected.get(name)!r}" for name in names)
-    return Mismatch(want.path, names, text)
+def _link(found: Found, links: dict[tuple[int, int], bytes]) -> Entry | None:
+    """Return the entry of what has another name that came before."""
+    info = found.info
+    if info.st_nlink < 2 or stat.S_ISDIR(info.st_mode):
+        return None
+    first = links.setdefault((info.st_dev, info.st_ino), found.path)
+    return Entry(found.path, "link", link_to=first) if first != found.path else None
 
 
-def _entries(top: Path, reread: bool, findings: list[Finding]) -> Iterator[Entry]:
-    """Describe what is on disk as a manifest would; without ``reread`` a file is opened only to see its holes."""
-    links: dict[tuple[int, int], bytes] = {}
-    for found in walk(top, findings.append):
-        info = found.info
-        if not stat.S_ISDIR(info.st_mode) and info.st_nlink > 1:
-            first = links.setdefault((info.st_dev, info.st_ino), found.path)
-            if first != found.path:
-                yield Entry(found.path, "link", link_to=first)
-                continue
-        entry = describe(found, info, xattrs_of(in_folder(found.folder, found.name)))
-        if entry.type == "file":
-            entry = _opened(found, replace(entry, size=info.st_size), reread)
-        yield entry
+def _is_plainly(found: Found, want: Entry) -> bool:
+    """Say whether it is what the manifest says, as far as can be seen without opening it; False if in doubt."""
+    info = found.info
+    kind = stat.S_IFMT(info.st_mode)
+    if kind == stat.S_IFREG:
+        # Where fewer blocks are taken than it is long, there are holes; they are looked for when it is open.
+        fits = want.type == "file" and want.size == info.st_size <= info.st_blocks * 512 and not want.holes
+    else:
+        fits = kind == stat.S_IFDIR and want.type == "dir"
+    return (
+        fits
+        and want.mode == stat.S_IMODE(info.st_mode)
+        and want.uid == info.st_uid
+        and want.gid == info.st_gid
+        and want.mtime_ns == info.st_mtime_ns
+        and want.xattrs == xattrs_of(in_folder(found.folder, found.name))
+    )
 
 
-def _opened(found: Found, entry: Entry, reread: bool) -> Entry:
+def _described(found: Found, want: Entry, reread: bool) -> Entry:
+    """Describe what is on disk as a manifest would; without ``reread`` with the content that is wanted."""
+    entry = describe(found, found.info, xattrs_of(in_folder(found.folder, found.name)))
+    if entry.type != "file":
+        return entry
+    entry = replace(entry, size=found.info.st_size, sha256=want.sha256)
     fd = open_file(found)
     try:
         holes = holes_of(fd, entry.size)
@@ -93,3 +107,10 @@ def _opened(found: Found, entry: Entry, reread: bool) -> Entry:
             return replace(entry, holes=holes, sha256=hashlib.file_digest(file, "sha256").hexdigest())
     finally:
         os.close(fd)
+
+
+def _mismatch(want: Entry, have: Entry) -> Mismatch:
+    expected, found = want.fields(), have.fields()
+    names = tuple(sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)))
+    text = "; ".join(f"{name} is {found.get(name)!r}, the manifest says {expected.get(name)!r}" for name in names)
+    return Mismatch(want.path, names, text)

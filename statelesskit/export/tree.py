@@ -49,14 +49,15 @@ def export_tree(
         DamagedError: an object is damaged, or the tree came out different from the manifest.
     """
     check_target(target)
+    manifest.keep()
     check_space(manifest, target)
     top = next(manifest.entries())
     try:
         with fs.new_folder(target, mode=top.mode) as partial:
             write_tree(manifest, store, partial, progress)
-            harmless = check_tree(manifest, partial, reread=reread, progress=progress)
-            progress.stage("writing to disk")
-            fs.sync_filesystem(partial)
+            with Workers(1, lambda _: fs.sync_filesystem(partial)):  # looking writes nothing more
+                harmless = check_tree(manifest, partial, reread=reread, progress=progress)
+                progress.stage("writing to disk")
     except FileExistsError as error:
         raise ExistsError(f"{target} is already there", hint="name another place") from error
     except PermissionError as error:
@@ -220,7 +221,8 @@ class _Writing:
             folders.close()
 
     def _write_file(self, digest: bytes, entry: Entry, folder: int, name: bytes) -> None:
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        # Nobody else reaches it before the tree has its name, so it may have its mode from the beginning.
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, entry.mode & 0o777, dir_fd=folder)
         try:
             written = 0
             for piece in self._store.read(digest):
@@ -273,10 +275,13 @@ def _make_special(entry: Entry, folder: int, name: bytes) -> None:
 
 def _set_open(entry: Entry, fd: int) -> None:
     """Give an open file its metadata. A change of owner takes set-id bits and capabilities away, so it is first."""
-    os.fchown(fd, entry.uid, entry.gid)
+    info = os.fstat(fd)  # most files are born as they should be, and a change that changes nothing costs as much
+    if (info.st_uid, info.st_gid) != (entry.uid, entry.gid):
+        os.fchown(fd, entry.uid, entry.gid)
     for attribute, value in entry.xattrs:
         os.setxattr(fd, attribute, value)
-    os.fchmod(fd, entry.mode)
+    if entry.xattrs or stat.S_IMODE(info.st_mode) != entry.mode:
+        os.fchmod(fd, entry.mode)
     os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
