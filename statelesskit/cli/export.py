@@ -18,29 +18,39 @@ def export() -> None:
 @click.argument("snapshot")
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.option("--reread", is_flag=True, help="Read every file back from the disk and hash it again.")
+@click.option(
+    "--share-with",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="TREE",
+    help="Link what is the same in an earlier export; who writes into one of them writes into both.",
+)
 @JSON
 @click.pass_context
-def tree(ctx: click.Context, snapshot: str, dest: Path, reread: bool, as_json: bool) -> None:
-    """Write SNAPSHOT as a tree of files at DEST, equal to its manifest in every field."""
+def tree(ctx: click.Context, snapshot: str, dest: Path, reread: bool, share_with: Path | None, as_json: bool) -> None:
+    """Write SNAPSHOT as a tree of files at DEST, equal to its manifest in every field.
+
+    In the site's own folder for exports it shares files with the last one of the same prototype there. A tree is for
+    reading only: mount or export it so.
+    """
     from statelesskit.cli import output
-    from statelesskit.export.tree import export_tree
-    from statelesskit.snapshot import load, load_manifest
+    from statelesskit.export.snapshot_tree import export_snapshot
+    from statelesskit.snapshot import load
     from statelesskit.snapshot.verify import check_whole
-    from statelesskit.store import Store
 
     site = site_of(ctx)
     found = load(site, snapshot)
     check_whole(site, found)
-    manifest = load_manifest(site, found)
+    target = dest.absolute()
     with output.progress() as progress:
-        holes = export_tree(manifest, Store(site.store), dest.absolute(), reread=reread, progress=progress)
+        done = export_snapshot(site, found, target, share_with=share_with, reread=reread, progress=progress)
     result = {
         "snapshot": snapshot,
         "digest": found.digest,
-        "tree": str(dest.absolute()),
-        "entries": len(manifest.lines),
+        "tree": str(target),
+        "entries": done.entries,
+        "shared_files": done.shared,
         "equal": True,
-        "holes_laid_out_otherwise": len(holes),
+        "holes_laid_out_otherwise": len(done.harmless),
     }
     (output.json_line if as_json else output.facts)(result)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,12 +27,22 @@ class Mismatch:
     text: str
 
 
-def compare(manifest: Manifest, top: Path, *, reread: bool, progress: Progress = SILENT) -> Iterator[Mismatch]:
+def compare(
+    manifest: Manifest,
+    top: Path,
+    *,
+    reread: bool,
+    progress: Progress = SILENT,
+    untouched: Callable[[bytes, os.stat_result], bool] = lambda path, info: False,
+    infos: dict[bytes, os.stat_result] | None = None,
+) -> Iterator[Mismatch]:
     """Yield every difference between the tree at ``top`` and the manifest, in path order.
 
     Args:
         reread: read and hash every file again. Without it contents are taken on trust, which is right
             only for a tree whose files were hashed while they were written, and holes by the blocks they spare.
+        untouched: says of a file whether nothing was done to it since it was found to be right.
+        infos: is given what was seen of each regular file, by the first of its paths.
     """
     findings: list[Finding] = []
     links: dict[tuple[int, int], bytes] = {}
@@ -48,10 +58,12 @@ def compare(manifest: Manifest, top: Path, *, reread: bool, progress: Progress =
             continue
         if linked := _link(found, links):
             have = linked
-        elif not reread and _is_plainly(found, want):
+        elif not reread and _is_plainly(found, want, untouched):
             have = want
         else:
-            have = _described(found, want, reread)
+            have = described(found, want, reread=reread)
+        if infos is not None and have.type == "file":
+            infos[found.path] = found.info
         if have != want:
             yield _mismatch(want, have)
         progress.advance()
@@ -72,7 +84,7 @@ def _link(found: Found, links: dict[tuple[int, int], bytes]) -> Entry | None:
     return Entry(found.path, "link", link_to=first) if first != found.path else None
 
 
-def _is_plainly(found: Found, want: Entry) -> bool:
+def _is_plainly(found: Found, want: Entry, untouched: Callable[[bytes, os.stat_result], bool]) -> bool:
     """Say whether it is what the manifest says, as far as can be seen without opening it; False if in doubt."""
     info = found.info
     kind = stat.S_IFMT(info.st_mode)
@@ -87,11 +99,11 @@ def _is_plainly(found: Found, want: Entry) -> bool:
         and want.uid == info.st_uid
         and want.gid == info.st_gid
         and want.mtime_ns == info.st_mtime_ns
-        and want.xattrs == xattrs_of(in_folder(found.folder, found.name))
+        and (untouched(found.path, info) or want.xattrs == xattrs_of(in_folder(found.folder, found.name)))
     )
 
 
-def _described(found: Found, want: Entry, reread: bool) -> Entry:
+def described(found: Found, want: Entry, *, reread: bool) -> Entry:
     """Describe what is on disk as a manifest would; without ``reread`` with the content that is wanted."""
     entry = describe(found, found.info, xattrs_of(in_folder(found.folder, found.name)))
     if entry.type != "file":

@@ -10,13 +10,17 @@ from __future__ import annotations
 import os
 import queue
 import stat
+import time
 from bisect import bisect_right
-from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from statelesskit import fs
 from statelesskit.errors import DamagedError, ExistsError, NoSpaceError, NotFoundError, PermissionNeededError
 from statelesskit.export.compare import Mismatch, compare
+from statelesskit.export.folders import Folders
+from statelesskit.export.sharing import RACY_S, Sharing, names_of_many
 from statelesskit.manifest import Entry, Manifest
 from statelesskit.names import printable
 from statelesskit.progress import SILENT, Progress
@@ -32,12 +36,21 @@ NEEDS_ROOT = "owners, devices and set-id bits can be restored by root only"
 
 
 def export_tree(
-    manifest: Manifest, store: Store, target: Path, *, reread: bool = False, progress: Progress = SILENT
+    manifest: Manifest,
+    store: Store,
+    target: Path,
+    *,
+    reread: bool = False,
+    sharing: Sharing | None = None,
+    finish: Callable[[Path, dict[bytes, os.stat_result]], None] | None = None,
+    progress: Progress = SILENT,
 ) -> list[Mismatch]:
     """Write the tree to ``target``, which must be free (or an empty folder).
 
     Args:
         reread: read every file back and hash it again.
+        sharing: an earlier export, whose files are linked where they are the same.
+        finish: called with the tree, when all is right but its name, and with what was seen of its files.
 
     Returns:
         Differences that do no harm: holes that the target's file system lays out in its own way.
@@ -50,14 +63,27 @@ def export_tree(
     """
     check_target(target)
     manifest.keep()
-    check_space(manifest, target)
+    if sharing is None:
+        check_space(manifest, target)
     top = next(manifest.entries())
+    infos: dict[bytes, os.stat_result] = {}
     try:
         with fs.new_folder(target, mode=top.mode) as partial:
-            write_tree(manifest, store, partial, progress)
+            write_tree(manifest, store, partial, progress, sharing)
             with Workers(1, lambda _: fs.sync_filesystem(partial)):  # looking writes nothing more
-                harmless = check_tree(manifest, partial, reread=reread, progress=progress)
+                time.sleep(RACY_S)  # what is done to a file from now on moves its ctime
+                untouched = sharing.untouched if sharing else lambda path, info: False
+                harmless = check_tree(
+                    manifest, partial, reread=reread, progress=progress, untouched=untouched, infos=infos
+                )
                 progress.stage("writing to disk")
+            if sharing and (touched := sharing.touched(infos)):
+                raise DamagedError(
+                    f"{printable(os.fsdecode(touched[0]))} was written to in the tree it is shared with",
+                    hint="an exported tree is for reading only: mount it so; then export again",
+                )
+            if finish:
+                finish(partial, infos)
     except FileExistsError as error:
         raise ExistsError(f"{target} is already there", hint="name another place") from error
     except PermissionError as error:
@@ -94,13 +120,13 @@ def check_space(manifest: Manifest, target: Path, *, copies: int = 1) -> None:
         )
 
 
-def check_tree(manifest: Manifest, top: Path, *, reread: bool, progress: Progress) -> list[Mismatch]:
+def check_tree(manifest: Manifest, top: Path, *, reread: bool, progress: Progress, **looking: Any) -> list[Mismatch]:
     """Compare a tree with its manifest and return only differences in the layout of holes.
 
     Raises:
         DamagedError: any other difference; the message names the first few.
     """
-    found = list(compare(manifest, top, reread=reread, progress=progress))
+    found = list(compare(manifest, top, reread=reread, progress=progress, **looking))
     harm = [mismatch for mismatch in found if mismatch.fields != ("holes",)]
     if harm:
         shown = "\n".join(f"  {printable(os.fsdecode(m.path))}: {printable(m.text)}" for m in harm[:5])
@@ -111,55 +137,18 @@ def check_tree(manifest: Manifest, top: Path, *, reread: bool, progress: Progres
     return found
 
 
-def write_tree(manifest: Manifest, store: Store, top: Path, progress: Progress = SILENT) -> None:
+def write_tree(
+    manifest: Manifest, store: Store, top: Path, progress: Progress = SILENT, sharing: Sharing | None = None
+) -> None:
     """Fill the empty folder ``top``; nothing is flushed to the disk yet."""
     root = os.open(top, OPEN_FOLDER)
     try:
         for name in os.listxattr(root):
             if name.startswith("system.posix_acl_"):  # from the folder above; ours would hand it down
                 os.removexattr(root, name)
-        _Writing(store, root, progress).write(manifest)
+        _Writing(store, root, progress).write(manifest, sharing)
     finally:
         os.close(root)
-
-
-class _Folders:
-    """Open folders by path, the recently used ones kept open; belongs to one thread."""
-
-    KEEP = 128
-
-    def __init__(self, root: int) -> None:
-        self._root = root
-        self._open: OrderedDict[bytes, int] = OrderedDict()
-
-    def of(self, path: bytes) -> tuple[int, bytes]:
-        """Return the open folder a path is in, valid until the next call, and its name there."""
-        parent, _, name = path.rpartition(b"/")
-        return self._opened(parent), name or b"."
-
-    def _opened(self, path: bytes) -> int:
-        missing = []
-        above = path
-        while above and above not in self._open:
-            above, _, name = above.rpartition(b"/")
-            missing.append(name)
-        fd = self._root
-        if above:
-            self._open.move_to_end(above)
-            fd = self._open[above]
-        # One name at a time, so that no path is ever too long for the kernel and no link is ever followed.
-        for name in reversed(missing):
-            fd = os.open(name, OPEN_FOLDER, dir_fd=fd)
-            above = above + b"/" + name if above else name
-            self._open[above] = fd
-            if len(self._open) > self.KEEP:
-                os.close(self._open.popitem(last=False)[1])
-        return fd
-
-    def close(self) -> None:
-        for fd in self._open.values():
-            os.close(fd)
-        self._open.clear()
 
 
 class _Writing:
@@ -169,13 +158,16 @@ class _Writing:
         self._work: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
         self._writers = Workers(THREADS, self._write_chunks)
 
-    def write(self, manifest: Manifest) -> None:
-        folders, sources = _Folders(self._root), _Folders(self._root)
+    def write(self, manifest: Manifest, sharing: Sharing | None) -> None:
+        folders, sources = Folders(self._root), Folders(self._root)
         links, dirs = [], []
+        several = names_of_many(manifest) if sharing else set()
         try:
-            for entry in manifest.entries():
+            for number, entry in enumerate(manifest.entries()):
                 if entry.type == "file":
-                    self._files.setdefault(bytes.fromhex(entry.sha256), []).append(entry)
+                    alone = sharing if entry.path not in several else None
+                    if not (alone and alone.link(manifest.lines[number], entry, *folders.of(entry.path))):
+                        self._files.setdefault(bytes.fromhex(entry.sha256), []).append(entry)
                 elif entry.type == "link":
                     links.append(entry)
                 elif entry.type == "dir":
@@ -207,7 +199,7 @@ class _Writing:
             pass
 
     def _write_chunks(self, thread: int) -> None:
-        folders = _Folders(self._root)
+        folders = Folders(self._root)
         try:
             while not self._writers.failure:
                 chunk = self._work.get_nowait()
