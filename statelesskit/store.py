@@ -150,6 +150,7 @@ class Store:
     def mend_index(self) -> str:
         """Hold the index against the packs' tables; where it says something else make it anew, and say so."""
         if not self.index_file.exists():
+            self._looked()
             return ""
         files, opened = {(file.name, info.st_size) for file, info in self._files()}, dict[PackFile, Pack]()
         try:
