@@ -93,9 +93,18 @@ def fsync_folder(path: Path) -> None:
 
 
 def rename_durably(source: Path, target: Path) -> None:
-    """Rename a finished file or folder into place and flush the folder that now names it."""
+    """Rename a finished file or folder into place and flush the folder that now names it.
+
+    When that can't be flushed, a new folder goes back to its old name: who is told of the error must not
+    find the thing made. A file may have replaced another, so it stays.
+    """
     rename(source, target)
-    fsync_folder(target.parent)
+    try:
+        fsync_folder(target.parent)
+    except OSError:
+        if target.is_dir():
+            rename(target, source)
+        raise
 
 
 def partial_name(target: Path) -> Path:
