@@ -1,0 +1,1 @@
+"""Tar archives and OCI image layouts: written from a manifest, and read back into one without unpacking."""
