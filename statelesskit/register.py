@@ -22,11 +22,14 @@ def register(site: Site, directory: Directory) -> list[str]:
     added = []
     snapshots = list_snapshots(site)  # before the prototypes, so that each one's prototype is among those
     known = {entry.name for entry in directory.prototypes()}
-    for prototype in list_prototypes(site):
-        if prototype.name not in known:
+    # Of an imported snapshot the prototype may have no tree here.
+    notes = {snapshot.prototype: "" for snapshot in snapshots}
+    notes |= {prototype.name: prototype.note for prototype in list_prototypes(site)}
+    for name, note in notes.items():
+        if name not in known:
             with suppress(ExistsError):
-                directory.add_prototype(PrototypeEntry(prototype.name, prototype.note))
-                added.append(prototype.name)
+                directory.add_prototype(PrototypeEntry(name, note))
+                added.append(name)
     states = {entry.name: entry.state for entry in directory.snapshots()}
     for snapshot in snapshots:
         if snapshot.name not in states:

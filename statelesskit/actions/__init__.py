@@ -9,6 +9,7 @@ from statelesskit.actions.copy_snapshot import CopySnapshot
 from statelesskit.actions.create_channel import CreateChannel
 from statelesskit.actions.create_prototype import CreatePrototype
 from statelesskit.actions.delete_snapshot import DeleteSnapshot
+from statelesskit.actions.import_snapshot import ImportSnapshot
 from statelesskit.actions.note_snapshot import NoteSnapshot
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
 from statelesskit.actions.repair_snapshots import RepairSnapshots
@@ -25,6 +26,7 @@ ACTIONS: dict[str, type[Action]] = {
         CreatePrototype,
         DeleteSnapshot,
         NoteSnapshot,
+        ImportSnapshot,
         PushSnapshot,
         RollBackPush,
         RepairSnapshots,

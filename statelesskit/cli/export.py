@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from statelesskit.cli.acting import JSON, site_of
+
+if TYPE_CHECKING:
+    from statelesskit.tree import Finding
 
 
 @click.group()
@@ -80,11 +84,68 @@ def squashfs(ctx: click.Context, snapshot: str, dest: Path, waive: bool, as_json
         "digest": found.digest,
         "image": str(target),
         "bytes": target.stat().st_size,
-        "findings": [finding.as_json() for finding in lost],
     }
+    _show(result, lost, as_json=as_json)
+
+
+@export.command()
+@click.argument("snapshot")
+@click.argument("dest", type=click.Path(path_type=Path))
+@JSON
+@click.pass_context
+def tar(ctx: click.Context, snapshot: str, dest: Path, as_json: bool) -> None:
+    """Write SNAPSHOT as a tar archive DEST: .tar, .tar.zst or .tar.gz.
+
+    It is read back before it gets its name. `snapshot import` makes the same snapshot of it; what other
+    programs do not read is said.
+    """
+    from statelesskit.cli import output
+    from statelesskit.export.tar import export_tar
+    from statelesskit.snapshot import load, load_manifest
+    from statelesskit.snapshot.verify import check_whole
+    from statelesskit.store import Store
+
+    site = site_of(ctx)
+    found = load(site, snapshot)
+    check_whole(site, found)
+    with output.progress() as progress:
+        lost = export_tar(load_manifest(site, found), Store(site.store), dest.absolute(), progress=progress)
+    facts = {"snapshot": snapshot, "digest": found.digest, "archive": str(dest.absolute())}
+    _show({**facts, "bytes": dest.stat().st_size}, lost, as_json=as_json)
+
+
+@export.command()
+@click.argument("snapshot")
+@click.argument("dest", type=click.Path(path_type=Path))
+@JSON
+@click.pass_context
+def oci(ctx: click.Context, snapshot: str, dest: Path, as_json: bool) -> None:
+    """Write SNAPSHOT as an OCI image layout, the folder DEST, with the image named after the snapshot.
+
+    It is read back before it gets its name. `snapshot import` makes the same snapshot of it; what other
+    programs do not read is said.
+    """
+    from statelesskit.cli import output
+    from statelesskit.export.oci import export_oci
+    from statelesskit.snapshot import load, load_manifest
+    from statelesskit.snapshot.verify import check_whole
+    from statelesskit.store import Store
+
+    site = site_of(ctx)
+    found = load(site, snapshot)
+    check_whole(site, found)
+    with output.progress() as progress:
+        lost = export_oci(found, load_manifest(site, found), Store(site.store), dest.absolute(), progress=progress)
+    facts = {"snapshot": snapshot, "digest": found.digest, "layout": str(dest.absolute()), "image": snapshot}
+    _show(facts, lost, as_json=as_json)
+
+
+def _show(facts: dict[str, Any], lost: list[Finding], *, as_json: bool) -> None:
+    from statelesskit.cli import output
+
     if as_json:
-        output.json_line(result)
+        output.json_line({**facts, "findings": [finding.as_json() for finding in lost]})
         return
-    output.facts({**result, "findings": len(lost)})
+    output.facts({**facts, "findings": len(lost)})
     for finding in lost:
         output.note(f"finding: {finding.as_json()['path']}: {finding.finding}")

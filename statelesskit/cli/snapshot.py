@@ -10,6 +10,7 @@ import click
 from statelesskit.actions.collect_snapshots import CollectSnapshots
 from statelesskit.actions.copy_snapshot import CopySnapshot
 from statelesskit.actions.delete_snapshot import DeleteSnapshot
+from statelesskit.actions.import_snapshot import ImportSnapshot
 from statelesskit.actions.note_snapshot import NoteSnapshot
 from statelesskit.actions.receive_snapshot import ReceiveSnapshot
 from statelesskit.actions.set_snapshot_state import SetSnapshotState
@@ -35,6 +36,13 @@ def _show_taken(result: Mapping[str, Any]) -> None:
 
 
 snapshot.add_command(action_command(TakeSnapshot, show=_show_taken, text="Take a snapshot of PROTOTYPE as it is now."))
+snapshot.add_command(
+    action_command(
+        ImportSnapshot,
+        show=_show_taken,
+        text="Make a snapshot of PROTOTYPE of what SOURCE holds: tar:PATH, oci:PATH[:TAG], or a path alone.",
+    )
+)
 snapshot.add_command(
     action_command(
         SetSnapshotState,
@@ -94,9 +102,9 @@ def list_(ctx: click.Context, prototype: str | None, as_json: bool) -> None:
     from statelesskit.snapshot.whole import is_partial
 
     site = site_of(ctx)
-    if prototype:
-        load_prototype(site, prototype)
     found = list_snapshots(site, prototype)
+    if prototype and not found:  # one that was imported may have no prototype here
+        load_prototype(site, prototype)
     if as_json:
         for one in found:
             output.json_line({**one.as_json(), "partial": is_partial(site, one.name)})

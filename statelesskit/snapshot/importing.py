@@ -1,0 +1,177 @@
+"""Make a snapshot of what an archive or an image holds, without unpacking it anywhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from statelesskit import fs
+from statelesskit.archive.gather import Gathering, kept_in
+from statelesskit.archive.layout import open_layout
+from statelesskit.archive.read import TarReader
+from statelesskit.archive.stream import Stream, decompressed
+from statelesskit.config import Site
+from statelesskit.errors import FormatError, NotFoundError, UsageError
+from statelesskit.lock import user_name
+from statelesskit.manifest import HEADER, Manifest
+from statelesskit.names import check_name, printable, snapshot_name
+from statelesskit.progress import SILENT, Progress
+from statelesskit.snapshot.description import MANIFEST
+from statelesskit.snapshot.publish import CollectedError, Place, publish
+from statelesskit.snapshot.registry import Snapshot
+from statelesskit.store import Store, Writer
+from statelesskit.take import Taken
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+TRIES = 3  # how often an import begins anew when a collection came between
+LAYOUT_NAMES = ("blobs", "oci-layout", "index.json")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportSource:
+    """What is imported.
+
+    Attributes:
+        kind: ``tar`` or ``oci``.
+        tag: which image of a layout; "" for the only one.
+    """
+
+    kind: str
+    path: Path
+    tag: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}" + (f":{self.tag}" if self.tag else "")
+
+
+def parse_source(text: str) -> ImportSource:
+    """Read ``tar:PATH``, ``oci:PATH[:TAG]``, or a path alone, whose kind is seen from what is there.
+
+    Raises:
+        UsageError: it is nothing of this.
+        NotFoundError: nothing is at that path.
+    """
+    kind, colon, argument = text.partition(":")
+    if kind not in ("tar", "oci") or not colon:
+        kind, argument = "", text
+    tag = ""
+    if not argument or "\0" in argument:
+        raise UsageError("the source names no path", hint="write it as tar:/srv/desktop.tar.zst or oci:/srv/image:TAG")
+    if kind != "tar" and not os.path.lexists(argument) and ":" in argument:
+        argument, _, tag = argument.rpartition(":")
+    try:
+        path = Path(argument).resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise NotFoundError(f"there is nothing to read at {printable(argument)}: {error}") from error
+    kind = kind or _guess(path)
+    if kind == "tar" and not path.is_file():
+        raise UsageError(f"{printable(path)} is no file, so it is no archive")
+    return ImportSource(kind, path, tag)
+
+
+def _guess(path: Path) -> str:
+    """Say what a path holds: a folder can only be a layout, and its first name tells of a file."""
+    if path.is_dir():
+        return "oci"
+    if not path.is_file():
+        raise UsageError(f"{printable(path)} is neither a file nor a folder")
+    with path.open("rb") as file:
+        for member in TarReader(Stream(decompressed(file))):
+            first = os.fsdecode(member.name).removeprefix("./").partition("/")[0]
+            if first not in ("", "."):
+                return "oci" if first in LAYOUT_NAMES else "tar"
+    raise FormatError(f"{printable(path)} is an archive with nothing in it")
+
+
+def import_snapshot(
+    site: Site, prototype: str, source: ImportSource, *, note: str = "", progress: Progress = SILENT
+) -> tuple[Snapshot, Taken]:
+    """Read an archive or an image into the store, and make it the newest snapshot of a prototype.
+
+    The prototype needs no tree on this site. On any error, and after a crash at any moment, there is no
+    snapshot, at most objects in the store that nothing names.
+
+    Raises:
+        FormatError, RefusedError: the archive is damaged or hostile.
+        DamagedError: it does not hold what it says it holds.
+        NoSpaceError: the store's disk is full.
+    """
+    check_name(prototype, "prototype")
+    for _ in range(TRIES - 1):
+        with suppress(CollectedError):  # what was known already is gone, so now it is kept anew
+            return _import_once(site, prototype, source, note, progress)
+    return _import_once(site, prototype, source, note, progress)
+
+
+def _import_once(
+    site: Site, prototype: str, source: ImportSource, note: str, progress: Progress
+) -> tuple[Snapshot, Taken]:
+    store = Store(site.store)
+    with fs.work_folder(site.snapshots / prototype) as partial:
+        manifest, taken = _read(store, source, progress)
+        _write_manifest(partial / MANIFEST, manifest)
+
+        def describe(place: Place) -> Snapshot:
+            now = datetime.now(UTC)
+            return Snapshot(
+                name=snapshot_name(prototype, now, place.names),
+                prototype=prototype,
+                sequence=place.sequence,
+                taken_at=now,
+                taken_by=user_name(),
+                parent=place.parent,
+                digest=manifest.digest,
+                entries=taken.entries,
+                files=taken.files,
+                bytes=taken.bytes,
+                note=note,
+            )
+
+        return publish(site, partial, prototype, store, taken.packs, describe), taken
+
+
+def _read(store: Store, source: ImportSource, progress: Progress) -> tuple[Manifest, Taken]:
+    with Writer(store, 1) as writer:
+        gathering = Gathering(kept_in(writer), progress)
+        if source.kind == "tar":
+            progress.stage("reading the archive", unit="files")
+            with source.path.open("rb") as file:
+                gathering.add(Stream(decompressed(file)))
+        else:
+            layout = open_layout(source.path)
+            layout.gather(layout.image(source.tag), gathering, progress)
+        progress.stage("checking the manifest")
+        manifest = gathering.manifest()
+        progress.stage("writing to disk")
+        writer.finish()
+    taken = Taken(
+        entries=len(manifest.lines),
+        files=gathering.files,
+        bytes=gathering.bytes,
+        new_bytes=sum(writer.new_bytes),
+        stored_bytes=writer.stored_bytes,
+        findings=gathering.findings,
+        packs=writer.relied_on,
+    )
+    return manifest, taken
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    compressor = zstd.ZstdCompressor(level=3)
+    fd = fs.create(path, 0o444)
+    try:
+        for line in (HEADER, *manifest.lines):
+            if packed := compressor.compress(line):
+                fs.write_all(fd, packed)
+        fs.write_all(fd, compressor.flush())
+        fs.fsync(fd)
+    finally:
+        os.close(fd)
