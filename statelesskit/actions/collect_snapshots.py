@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, parameter
 from statelesskit.actions import choices, surveys
 from statelesskit.config import Retention, Site
+
+if TYPE_CHECKING:
+    from statelesskit.collect import Freed
 
 OWN = -1  # a count that is not given: the site's own holds
 
@@ -88,19 +91,17 @@ class CollectSnapshots(Action):
             guard=_guard(site, len(go)),
         )
 
+    def unchanged(self, plan: Plan) -> dict[str, Any]:
+        from statelesskit.collect import Freed
+
+        return _result([], {}, Freed())
+
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
         from statelesskit.collect import free
 
         deleted, skipped = self._delete(site, list(plan.facts["delete"]), work)
         freed = free(site, repack=self.repack, progress=work.progress)
-        return {
-            "deleted": deleted,
-            "skipped": skipped,
-            "freed_bytes": freed.bytes,
-            "packs_removed": freed.removed,
-            "packs_written": freed.written,
-            "packs_kept": [path.name for path in freed.kept],
-        }
+        return _result(deleted, skipped, freed)
 
     def _delete(self, site: Site, names: list[str], work: Work) -> tuple[list[str], dict[str, str]]:
         """Delete what still may go; what somebody has just begun to use stays, and is said."""
@@ -129,6 +130,17 @@ class CollectSnapshots(Action):
                 skipped[name] = error.message
             work.progress.advance()
         return deleted, skipped
+
+
+def _result(deleted: list[str], skipped: dict[str, str], freed: Freed) -> dict[str, Any]:
+    return {
+        "deleted": deleted,
+        "skipped": skipped,
+        "freed_bytes": freed.bytes,
+        "packs_removed": freed.removed,
+        "packs_written": freed.written,
+        "packs_kept": [path.name for path in freed.kept],
+    }
 
 
 def _guard(site: Site, count: int) -> str:

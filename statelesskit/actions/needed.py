@@ -36,6 +36,7 @@ def look_at_fleet(site: Site) -> Fleet:
         DirectoryUnavailableError: it is away; nothing may be deleted, as nobody knows what is needed.
     """
     from statelesskit.directory import open_directory
+    from statelesskit.export.registry import registered
     from statelesskit.retention import needed_by_fleet
 
     try:
@@ -55,4 +56,6 @@ def look_at_fleet(site: Site) -> Fleet:
             f"only the directory knows which snapshots are needed, so none is deleted: {error.message}",
             hint=error.hint,
         ) from error
+    for export in registered(site):
+        needed.setdefault(export.snapshot, []).append(f"it is exported at {export.path}")
     return Fleet(needed, entered, tuple(reports), {one.name: one.previous for one in channels})

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from statelesskit.cli.acting import JSON, site_of
+from statelesskit.config import Site
+from statelesskit.progress import Progress
 
 if TYPE_CHECKING:
+    from statelesskit.snapshot import Snapshot
     from statelesskit.tree import Finding
 
 
 @click.group()
 def export() -> None:
     """Write a snapshot out in a form a machine can use, and prove it is equal."""
+
+
+@contextmanager
+def _given(ctx: click.Context, name: str) -> Iterator[tuple[Site, Snapshot, Progress]]:
+    """Give a snapshot that is whole, and that nobody deletes while it is exported; show the progress."""
+    from statelesskit.cli import output
+    from statelesskit.lock import held
+    from statelesskit.snapshot import load
+    from statelesskit.snapshot.verify import check_whole
+
+    site = site_of(ctx)
+    found = load(site, name)
+    lock = held(site.lock_file(f"snapshot/{name}"), what=f"the snapshot {name}", doing="exporting it", shared=True)
+    with lock, output.progress() as progress:
+        check_whole(site, found)
+        yield site, found, progress
 
 
 @export.command()
@@ -38,14 +59,9 @@ def tree(ctx: click.Context, snapshot: str, dest: Path, reread: bool, share_with
     """
     from statelesskit.cli import output
     from statelesskit.export.snapshot_tree import export_snapshot
-    from statelesskit.snapshot import load
-    from statelesskit.snapshot.verify import check_whole
 
-    site = site_of(ctx)
-    found = load(site, snapshot)
-    check_whole(site, found)
     target = dest.absolute()
-    with output.progress() as progress:
+    with _given(ctx, snapshot) as (site, found, progress):
         done = export_snapshot(site, found, target, share_with=share_with, reread=reread, progress=progress)
     result = {
         "snapshot": snapshot,
@@ -67,17 +83,12 @@ def tree(ctx: click.Context, snapshot: str, dest: Path, reread: bool, share_with
 @click.pass_context
 def squashfs(ctx: click.Context, snapshot: str, dest: Path, waive: bool, as_json: bool) -> None:
     """Write SNAPSHOT as a squashfs image at DEST; what the format can't hold is said."""
-    from statelesskit.cli import output
     from statelesskit.export.squashfs import export_squashfs
-    from statelesskit.snapshot import load, load_manifest
-    from statelesskit.snapshot.verify import check_whole
+    from statelesskit.snapshot import load_manifest
     from statelesskit.store import Store
 
-    site = site_of(ctx)
-    found = load(site, snapshot)
-    check_whole(site, found)
     target = dest.absolute()
-    with output.progress() as progress:
+    with _given(ctx, snapshot) as (site, found, progress):
         lost = export_squashfs(load_manifest(site, found), Store(site.store), target, waive=waive, progress=progress)
     result = {
         "snapshot": snapshot,
@@ -99,16 +110,11 @@ def tar(ctx: click.Context, snapshot: str, dest: Path, as_json: bool) -> None:
     It is read back before it gets its name. `snapshot import` makes the same snapshot of it; what other
     programs do not read is said.
     """
-    from statelesskit.cli import output
     from statelesskit.export.tar import export_tar
-    from statelesskit.snapshot import load, load_manifest
-    from statelesskit.snapshot.verify import check_whole
+    from statelesskit.snapshot import load_manifest
     from statelesskit.store import Store
 
-    site = site_of(ctx)
-    found = load(site, snapshot)
-    check_whole(site, found)
-    with output.progress() as progress:
+    with _given(ctx, snapshot) as (site, found, progress):
         lost = export_tar(load_manifest(site, found), Store(site.store), dest.absolute(), progress=progress)
     facts = {"snapshot": snapshot, "digest": found.digest, "archive": str(dest.absolute())}
     _show({**facts, "bytes": dest.stat().st_size}, lost, as_json=as_json)
@@ -125,16 +131,11 @@ def oci(ctx: click.Context, snapshot: str, dest: Path, as_json: bool) -> None:
     It is read back before it gets its name. `snapshot import` makes the same snapshot of it; what other
     programs do not read is said.
     """
-    from statelesskit.cli import output
     from statelesskit.export.oci import export_oci
-    from statelesskit.snapshot import load, load_manifest
-    from statelesskit.snapshot.verify import check_whole
+    from statelesskit.snapshot import load_manifest
     from statelesskit.store import Store
 
-    site = site_of(ctx)
-    found = load(site, snapshot)
-    check_whole(site, found)
-    with output.progress() as progress:
+    with _given(ctx, snapshot) as (site, found, progress):
         lost = export_oci(found, load_manifest(site, found), Store(site.store), dest.absolute(), progress=progress)
     facts = {"snapshot": snapshot, "digest": found.digest, "layout": str(dest.absolute()), "image": snapshot}
     _show(facts, lost, as_json=as_json)
