@@ -10,9 +10,29 @@ from itertools import groupby
 
 from statelesskit.config import Retention
 from statelesskit.directory.model import Channel, Client, Group, Report
+from statelesskit.errors import UsageError
+from statelesskit.names import printable
 from statelesskit.snapshot import Snapshot
 
 PERIODS = {"daily": "%Y-%m-%d", "weekly": "%G-W%V", "monthly": "%Y-%m"}  # by the day it was taken, UTC
+
+
+def rules_from(text: str, own: Retention) -> Retention:
+    """Return the rules that are written as ``last=5,daily=7``: what is not named there is 0; none at all is ``own``.
+
+    Raises:
+        UsageError: that is no such list.
+    """
+    counts = {}
+    for part in filter(None, text.replace(",", " ").split()):
+        name, _, count = part.partition("=")
+        if name not in ("last", *PERIODS) or not count.isdecimal() or not count.isascii():
+            raise UsageError(
+                f"{printable(part)!r} is no rule for what is kept",
+                hint="write last, daily, weekly or monthly with a count each: last=5,daily=7",
+            )
+        counts[name] = int(count)
+    return Retention(named=own.named, lease_days=own.lease_days, **counts) if counts else own
 
 
 @dataclass(frozen=True, slots=True)

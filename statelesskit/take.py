@@ -22,11 +22,13 @@ from types import TracebackType
 from statelesskit.manifest import LINE_MAX, TIME_MAX, TIME_MIN, Entry
 from statelesskit.memory import Memory, Recorder, split
 from statelesskit.progress import SILENT, Progress
+from statelesskit.prototype.prepare import Rules
 from statelesskit.store import LARGE, PIECE, Store, Writer
 from statelesskit.tree import Finding, Found, Known, describe, holes_of, in_folder, open_file, walk, xattrs_of
 from statelesskit.workers import Workers
 
 THREADS = 2
+EVERYTHING = Rules()
 BATCH_FILES, BATCH_BYTES = 64, 2 * 1024 * 1024
 TRIES = 3  # how often a file that changes while it is read is read
 TICK_NS = 20_000_000  # the kernel's clock for files steps by up to 10 ms; two changes in one step look like one
@@ -44,6 +46,7 @@ class _Item:
     fd: int = -1
     entry: Entry | None = None
     line: bytes = b""
+    empty: bool = False  # take it as a file of no content
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -89,6 +92,7 @@ def take_tree(
     progress: Progress = SILENT,
     *,
     memory_file: Path | None = None,
+    rules: Rules = EVERYTHING,
 ) -> Taken:
     """Read the tree at ``top``; give the manifest's lines to ``emit`` in order, one or many at a time.
 
@@ -97,17 +101,18 @@ def take_tree(
 
     Args:
         memory_file: where the last take of this tree left what it saw, and this one leaves it.
+        rules: what is left out, or taken empty.
 
     Raises:
         NoSpaceError: the store's disk is full.
         OSError: the tree's top cannot be read; what goes wrong below it is a finding instead.
     """
-    tree = f"{top} {os.stat(top).st_dev} {os.stat(top).st_ino}".encode(errors="surrogateescape")
+    tree = f"{top} {os.stat(top).st_dev} {os.stat(top).st_ino} ".encode(errors="surrogateescape") + rules.as_bytes()
     before = store.pack_names()
     memory = Memory.load(memory_file, tree, store.pack_files()) if memory_file else Memory({})
     recorder = Recorder(time.time_ns())
     with Writer(store, THREADS) as writer, _no_collector():
-        taken = _Pass(writer, emit, progress, memory, recorder).take(top)
+        taken = _Pass(writer, emit, progress, memory, recorder, rules).take(top)
         if os.geteuid() != 0:
             taken.findings.append(Finding(b"", "it was not read by root, who alone sees trusted attributes"))
         progress.stage("writing to disk")
@@ -138,9 +143,10 @@ class _Pass:
         progress: Progress,
         memory: Memory,
         recorder: Recorder,
+        rules: Rules,
     ) -> None:
         self._writer, self._emit, self._progress = writer, emit, progress
-        self._memory, self._recorder = memory, recorder
+        self._memory, self._recorder, self._rules = memory, recorder, rules
         self._taken = Taken()
         self._work: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._room = threading.Semaphore(2 * THREADS)  # batches handed over and not yet begun
@@ -155,7 +161,7 @@ class _Pass:
         try:
             with self._readers:
                 try:
-                    for found in walk(top, self._report, self._memory):
+                    for found in walk(top, self._report, self._memory, leaves_out=self._rules.leaves_out):
                         if isinstance(found, Known):
                             batch.items.append(found)
                         else:
@@ -196,7 +202,7 @@ class _Pass:
             if not stat.S_ISREG(info.st_mode):
                 self._lose(found.path, "it was replaced by something that is no file")
             elif not self._put_link(batch, found, info):
-                batch.items.append(_Item(found, info, fd))
+                batch.items.append(_Item(found, info, fd, empty=self._rules.empties(found.path)))
                 batch.files += 1
                 batch.bytes += info.st_size
                 return
@@ -323,6 +329,10 @@ class _Pass:
             settled = not 0 <= time.time_ns() - before.st_ctime_ns < TICK_NS
             entry = describe(job.found, before, self._xattrs(job.found, job.fd))
             holes = holes_of(job.fd, before.st_size)
+        if job.empty:
+            self._recorder.doubt(job.found.path)  # its length is not that of what was taken
+            digest = self._writer.add(thread, b"")
+            return replace(entry, sha256=digest.hex()), True
         # One byte more than expected tells a file that grew; more is not worth having.
         limit = before.st_size + 1
         if limit <= LARGE:

@@ -32,6 +32,9 @@ OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
+LeavesOut = Callable[[bytes], bool] | None
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something in a tree that could not be taken as it is."""
@@ -79,10 +82,14 @@ class _Level:
 
 
 @overload
-def walk(top: Path, report: Callable[[Finding], None]) -> Iterator[Found]: ...
+def walk(top: Path, report: Callable[[Finding], None], *, leaves_out: LeavesOut = ...) -> Iterator[Found]: ...
 @overload
-def walk(top: Path, report: Callable[[Finding], None], memory: Memory) -> Iterator[Found | Known]: ...
-def walk(top: Path, report: Callable[[Finding], None], memory: Memory | None = None) -> Iterator[Found | Known]:
+def walk(
+    top: Path, report: Callable[[Finding], None], memory: Memory, *, leaves_out: LeavesOut = ...
+) -> Iterator[Found | Known]: ...
+def walk(
+    top: Path, report: Callable[[Finding], None], memory: Memory | None = None, *, leaves_out: LeavesOut = None
+) -> Iterator[Found | Known]:
     """Yield everything below ``top``, itself first, in the order of the full paths' bytes.
 
     What can't be reached, what another file system mounted in the tree hides, and folders that change
@@ -90,6 +97,7 @@ def walk(top: Path, report: Callable[[Finding], None], memory: Memory | None = N
 
     Args:
         memory: of an earlier walk; where nothing changed since, the lines it holds are yielded instead.
+        leaves_out: says of a path that it, and all below it, is not to be seen; asked of every path but the top.
     """
     fs.allow_deep_trees()  # one descriptor stays open for each level we are deep
     mounted = fs.mounts_below(top)
@@ -97,7 +105,7 @@ def walk(top: Path, report: Callable[[Finding], None], memory: Memory | None = N
     info = os.fstat(root)
     levels = [_Level(root, b"", info, [])]
     try:
-        levels[0].names = _names(root)
+        levels[0].names = _names(root, b"", leaves_out)
         yield Found(b"", root, b".", info)
         _recall(levels[0], memory, mounted)
         while levels:
@@ -126,7 +134,7 @@ def walk(top: Path, report: Callable[[Finding], None], memory: Memory | None = N
                 continue
             if enter.path in mounted or enter.info.st_dev != info.st_dev:
                 report(Finding(enter.path, "something is mounted here; what is on it is not part of the tree"))
-            elif below := _enter(enter, report):
+            elif below := _enter(enter, report, leaves_out):
                 levels.append(below)
                 _recall(below, memory, mounted)
     finally:
@@ -174,10 +182,11 @@ def _runs(level: _Level, names: list[bytes], infos: list[os.stat_result], folder
     return runs[::-1]
 
 
-def _names(folder: int) -> list[bytes]:
+def _names(folder: int, prefix: bytes, leaves_out: LeavesOut) -> list[bytes]:
     """List an open folder as a stack: the first name is the last."""
     with os.scandir(folder) as listing:
-        return sorted((os.fsencode(item.name) for item in listing), reverse=True)
+        names = sorted((os.fsencode(item.name) for item in listing), reverse=True)
+    return names if leaves_out is None else [name for name in names if not leaves_out(prefix + name)]
 
 
 def _look(level: _Level, name: bytes, mounted: set[bytes], report: Callable[[Finding], None]) -> Found | None:
@@ -198,7 +207,7 @@ def _look(level: _Level, name: bytes, mounted: set[bytes], report: Callable[[Fin
     return None
 
 
-def _enter(found: Found, report: Callable[[Finding], None]) -> _Level | None:
+def _enter(found: Found, report: Callable[[Finding], None], leaves_out: LeavesOut) -> _Level | None:
     try:
         below = _open_quietly(found.name, OPEN_FOLDER, found.folder)
     except OSError as error:
@@ -206,7 +215,7 @@ def _enter(found: Found, report: Callable[[Finding], None]) -> _Level | None:
         return None
     try:
         if os.path.samestat(os.fstat(below), found.info):
-            return _Level(below, found.path + b"/", found.info, _names(below))
+            return _Level(below, found.path + b"/", found.info, _names(below, found.path + b"/", leaves_out))
         report(Finding(found.path, "the folder was replaced while the tree was read"))
     except OSError as error:
         report(Finding(found.path, f"the folder could not be listed: {error.strerror}"))

@@ -11,6 +11,7 @@ from statelesskit.actions.create_prototype import CreatePrototype
 from statelesskit.actions.delete_snapshot import DeleteSnapshot
 from statelesskit.actions.import_snapshot import ImportSnapshot
 from statelesskit.actions.note_snapshot import NoteSnapshot
+from statelesskit.actions.prepare_prototype import PreparePrototype
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
 from statelesskit.actions.repair_snapshots import RepairSnapshots
 from statelesskit.actions.set_snapshot_state import SetSnapshotState
@@ -27,6 +28,7 @@ ACTIONS: dict[str, type[Action]] = {
         DeleteSnapshot,
         NoteSnapshot,
         ImportSnapshot,
+        PreparePrototype,
         PushSnapshot,
         RollBackPush,
         RepairSnapshots,

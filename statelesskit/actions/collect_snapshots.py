@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, parameter
 from statelesskit.actions import choices, surveys
-from statelesskit.config import Retention, Site
+from statelesskit.config import Site
 
 if TYPE_CHECKING:
     from statelesskit.collect import Freed
-
-OWN = -1  # a count that is not given: the site's own holds
 
 
 @dataclass(frozen=True)
@@ -25,10 +23,7 @@ class CollectSnapshots(Action):
     button: ClassVar[str] = "Delete and free"
 
     prototype: str = parameter("only its snapshots", default="", choices=choices.prototypes)
-    last: int = parameter("keep the last so many; -1: as site.toml says", default=OWN)
-    daily: int = parameter("keep the newest of each of so many days; -1: as site.toml says", default=OWN)
-    weekly: int = parameter("keep the newest of each of so many weeks; -1: as site.toml says", default=OWN)
-    monthly: int = parameter("keep the newest of each of so many months; -1: as site.toml says", default=OWN)
+    keep: str = parameter("rules in place of site.toml's, as last=5,daily=7,weekly=4,monthly=12", default="")
     objects_only: bool = parameter("delete no snapshot, only free what none needs", default=False)
     repack: bool = parameter("also compress what is kept as well as it goes, which takes long", default=False)
 
@@ -39,20 +34,16 @@ class CollectSnapshots(Action):
     def objects(self) -> Sequence[str]:
         return ["store/packs"]
 
-    def rules(self, site: Site) -> Retention:
-        """Return the site's rules, with what this run says otherwise."""
-        given = {name: getattr(self, name) for name in ("last", "daily", "weekly", "monthly")}
-        return replace(site.retention, **{name: count for name, count in given.items() if count > OWN})
-
     def plan(self, site: Site) -> Plan:
         from statelesskit.actions.needed import Fleet, look_at_fleet
         from statelesskit.collect import find_garbage, needed_objects
-        from statelesskit.retention import decide, stranded
+        from statelesskit.retention import decide, rules_from, stranded
         from statelesskit.snapshot import list_snapshots
 
+        rules = rules_from(self.keep, site.retention)
         snapshots = list_snapshots(site)
         fleet = Fleet({}, frozenset(), (), {}) if self.objects_only else look_at_fleet(site)
-        decisions = [] if self.objects_only else decide(snapshots, self.rules(site), fleet.needed)
+        decisions = [] if self.objects_only else decide(snapshots, rules, fleet.needed)
         own = [one for one in decisions if self.prototype in ("", one.snapshot.prototype)]
         go = [one.snapshot for one in own if not one.reasons]
         gone = {one.name for one in go}

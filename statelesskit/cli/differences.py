@@ -36,13 +36,21 @@ def show_pending(
     from statelesskit.manifest import diff
     from statelesskit.prototype import load
     from statelesskit.prototype.pending import look_at
+    from statelesskit.prototype.prepare import load_rules
     from statelesskit.snapshot import load_manifest
     from statelesskit.store import Store
 
     store = Store(site.store)
     before = Contents(load_manifest(site, snapshot), store)
     with output.progress() as progress:
-        now, findings = look_at(load(site, prototype).tree, before, store, reread=reread, progress=progress)
+        now, findings = look_at(
+            load(site, prototype).tree,
+            before,
+            store,
+            reread=reread,
+            rules=load_rules(site, prototype),
+            progress=progress,
+        )
     names = (snapshot.name, prototype)
     _show(names, lambda: diff(before.manifest, now.manifest), lambda: (before, now), as_json=as_json, **question)
     for finding in findings:

@@ -104,6 +104,39 @@ def changes(ctx: click.Context, /, name: str, since: str | None, reread: bool, a
     differences.show_pending(site, name, taken[-1], reread=reread, as_json=as_json, **question)
 
 
+@prototype.command()
+@click.argument("name")
+@click.option("--defaults", is_flag=True, help="Write the rules that suit a Debian root, in place of those it has.")
+@JSON
+@click.pass_context
+def prepare(ctx: click.Context, name: str, defaults: bool, as_json: bool) -> None:
+    """Show what of a prototype never comes into a snapshot.
+
+    The rules are in prototypes/NAME/prepare.toml of the site; they change snapshots, never the prototype.
+    """
+    from statelesskit import service
+    from statelesskit.actions.prepare_prototype import PreparePrototype
+    from statelesskit.cli import output
+    from statelesskit.prototype import load
+    from statelesskit.prototype.prepare import load_rules
+
+    site = site_of(ctx)
+    if defaults:
+        service.perform(site, PreparePrototype(name), service.AT_ONCE)
+    load(site, name)
+    rules = load_rules(site, name)
+    shown = {
+        "prototype": name,
+        "leave_out": list(rules.leave_out),
+        "empty": list(rules.empty),
+    }
+    if as_json:
+        output.json_line(shown)
+        return
+    rows = [{"what": what, "path": path} for what in ("leave_out", "empty") for path in shown[what]]
+    output.table(rows, empty="everything is taken as it is")
+
+
 @prototype.command(context_settings={"ignore_unknown_options": True})
 @click.argument("name")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)

@@ -14,7 +14,7 @@ from statelesskit.errors import ExistsError, PermissionNeededError, RefusedError
 from statelesskit.lock import user_name
 from statelesskit.names import check_name, printable
 from statelesskit.progress import SILENT, Progress
-from statelesskit.prototype import sources
+from statelesskit.prototype import prepare, sources
 from statelesskit.prototype.registry import FILE, Prototype, load
 from statelesskit.prototype.source import require_root_tree
 
@@ -65,6 +65,8 @@ def create(site: Site, name: str, source: str, *, note: str = "", progress: Prog
             note=note,
         )
         fs.write_json(folder / FILE, made.as_json())
+        if kind.prepared:
+            fs.write_file(folder / prepare.FILE, prepare.as_toml(prepare.DEFAULTS))
         if kind.build:
             progress.stage("writing to disk")
             fs.sync_filesystem(folder)

@@ -13,8 +13,12 @@ from statelesskit.contents import Contents
 from statelesskit.errors import DamagedError
 from statelesskit.manifest import LINE_MAX, TIME_MAX, TIME_MIN, Entry, Manifest
 from statelesskit.progress import SILENT, Progress
+from statelesskit.prototype.prepare import Rules
 from statelesskit.store import PIECE, Store
 from statelesskit.tree import OPEN_FILE, Finding, Found, describe, holes_of, in_folder, open_file, walk, xattrs_of
+
+EVERYTHING = Rules()
+NO_CONTENT = hashlib.sha256().hexdigest()
 
 
 @dataclass(slots=True)
@@ -49,13 +53,20 @@ class OnDisk:
 
 
 def look_at(
-    top: Path, before: Contents, store: Store, *, reread: bool = False, progress: Progress = SILENT
+    top: Path,
+    before: Contents,
+    store: Store,
+    *,
+    reread: bool = False,
+    rules: Rules = EVERYTHING,
+    progress: Progress = SILENT,
 ) -> tuple[Contents, list[Finding]]:
     """Describe the tree at ``top`` as a snapshot of it would, against an earlier snapshot.
 
     Args:
         before: that snapshot. A file whose length and time are as in it is taken to have the same content.
         reread: read every file instead; only that finds a content that was changed and its time put back.
+        rules: what a snapshot leaves out, or takes empty.
     """
     findings: list[Finding] = []
     objects = OnDisk(store, top)
@@ -65,12 +76,14 @@ def look_at(
     links: dict[tuple[int, int], bytes] = {}
     lost: set[bytes] = set()
     was = next(known, None)
-    for found in walk(top, findings.append):
+    for found in walk(top, findings.append, leaves_out=rules.leaves_out):
         while was is not None and was.path < found.path:
             was = next(known, None)
         old = was if was is not None and was.path == found.path and not reread else None
         try:
             entry = _link(found, links) or _entry(found, old, objects, findings)
+            if entry.type == "file" and rules.empties(found.path):
+                entry = replace(entry, sha256=NO_CONTENT, size=0, holes=())
         except OSError as error:
             findings.append(Finding(found.path, f"it could not be read: {error.strerror}"))
             lost.add(found.path)

@@ -27,6 +27,8 @@ class Source:
         argument: what follows the colon, for messages and help.
         check: refuses what cannot work, changing nothing; returns the argument as it is recorded.
         build: fills the tree, which is not there yet; None if the tree stays where it stands.
+        prepared: whether its snapshots leave out, from the start, what is one machine's own. A tree that is
+            given is taken as it is, unless somebody says otherwise.
     """
 
     scheme: str
@@ -34,6 +36,7 @@ class Source:
     meaning: str
     check: Callable[[Site, str], str]
     build: Callable[[str, Path, Progress], None] | None
+    prepared: bool = False
 
 
 def existing_path(argument: str) -> Path:

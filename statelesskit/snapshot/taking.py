@@ -17,11 +17,13 @@ from statelesskit.manifest import HEADER
 from statelesskit.names import snapshot_name
 from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype import load as load_prototype
+from statelesskit.prototype.prepare import Rules, identities, load_rules
 from statelesskit.snapshot.description import MANIFEST
 from statelesskit.snapshot.publish import CollectedError, Place, publish
 from statelesskit.snapshot.registry import Snapshot
 from statelesskit.store import Store
 from statelesskit.take import Taken, take_tree
+from statelesskit.tree import Finding
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -40,6 +42,7 @@ def take(site: Site, prototype: str, *, note: str = "", progress: Progress = SIL
 
     Raises:
         NotFoundError: no such prototype.
+        ConfigError: its rules for what is left out cannot be understood.
         NoSpaceError: the store's disk is full.
     """
     tree = load_prototype(site, prototype).tree
@@ -52,9 +55,9 @@ def take(site: Site, prototype: str, *, note: str = "", progress: Progress = SIL
 
 
 def _take_once(site: Site, prototype: str, tree: Path, note: str, progress: Progress) -> tuple[Snapshot, Taken]:
-    store, memory = Store(site.store), site.prototypes / prototype / MEMORY
+    store, memory, rules = Store(site.store), site.prototypes / prototype / MEMORY, load_rules(site, prototype)
     with fs.work_folder(site.snapshots / prototype) as partial:
-        taken, digest = _write_manifest(partial / MANIFEST, tree, store, progress, memory)
+        taken, digest = _write_manifest(partial / MANIFEST, tree, store, progress, memory, rules)
 
         def describe(place: Place) -> Snapshot:
             now = datetime.now(UTC)
@@ -75,19 +78,25 @@ def _take_once(site: Site, prototype: str, tree: Path, note: str, progress: Prog
         return publish(site, partial, prototype, store, taken.packs, describe), taken
 
 
-def _write_manifest(path: Path, tree: Path, store: Store, progress: Progress, memory: Path) -> tuple[Taken, str]:
-    total = hashlib.sha256()
+def _write_manifest(
+    path: Path, tree: Path, store: Store, progress: Progress, memory: Path, rules: Rules
+) -> tuple[Taken, str]:
+    total, own = hashlib.sha256(), list[bytes]()
     compressor = zstd.ZstdCompressor(level=3)
     fd = fs.create(path, 0o444)
     try:
 
         def emit(line: bytes) -> None:
             total.update(line)
+            own.extend(identities(line))
             if packed := compressor.compress(line):
                 fs.write_all(fd, packed)
 
         emit(HEADER)
-        taken = take_tree(tree, store, emit, progress, memory_file=memory)
+        taken = take_tree(tree, store, emit, progress, memory_file=memory, rules=rules)
+        taken.findings += [
+            Finding(one, "it is one machine's own; `prototype prepare --defaults` leaves it out") for one in own
+        ]
         fs.write_all(fd, compressor.flush())
         fs.fsync(fd)
     finally:

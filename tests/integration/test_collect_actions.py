@@ -114,7 +114,7 @@ def test_one_that_somebody_uses_is_not_deleted(names: tuple[Fleet, list[str]]) -
     with held(lock, what="it", doing="exporting it", shared=True), held(lock, what="it", doing="too", shared=True):
         with pytest.raises(LockedError, match="snapshot"):
             perform(site, "snapshot delete", snapshot=found[4])
-        result = perform(site, "snapshot collect", last=1)
+        result = perform(site, "snapshot collect", keep="last=1")
         assert list(result["skipped"]) == [found[4]]  # type: ignore[call-overload]
     assert there(site) == [found[0], found[1], found[4], found[5]]
 
@@ -126,25 +126,25 @@ def test_collecting_keeps_what_rules_and_fleet_need_and_frees_the_rest(names: tu
     perform(site, "client add", name="pc2", mode="caching", channel="desktop/stable")
     report(site, "pc1", found[2], datetime.now(UTC))
     report(site, "pc2", found[3], datetime.now(UTC) - timedelta(days=91))
-    plan = fleet.run("snapshot", "collect", "--last", "1", "--daily", "0", "--weekly", "0", "--monthly", "0", "--plan")
+    plan = fleet.run("snapshot", "collect", "--keep", "last=1", "--plan")
     assert plan.returncode == 0
     assert "Delete 2 of 6 snapshots" in plan.stdout
     assert "pc2 last said long ago" in plan.stdout
     assert there(site) == found  # a plan changes nothing
-    (told,) = fleet.json("snapshot", "collect", "--last", "1", "--daily", "0", "--weekly", "0", "--monthly", "0")
+    (told,) = fleet.json("snapshot", "collect", "--keep", "last=1")
     assert told["deleted"] == [found[3], found[4]]
     assert int(str(told["packs_removed"])) >= 1
     assert there(site) == [found[0], found[1], found[2], found[5]]
     assert entered(site) == {found[0], found[1], found[2], found[5]}
     assert fleet.run("snapshot", "verify").returncode == 0
     assert fleet.run("audit", "verify").returncode == 0
-    (again,) = fleet.json("snapshot", "collect", "--last", "1", "--daily", "0", "--weekly", "0", "--monthly", "0")
+    (again,) = fleet.json("snapshot", "collect", "--keep", "last=1")
     assert (again["changed"], again["deleted"], again["freed_bytes"]) == (False, [], 0)
 
 
 def test_a_plan_that_was_confirmed_does_just_that(names: tuple[Fleet, list[str]]) -> None:
     fleet, found = names
-    rule = {"last": 1, "daily": 0, "weekly": 0, "monthly": 0}
+    rule = {"keep": "last=1"}
     action = ACTIONS["snapshot collect"].check(rule)
     digest = service.plan(fleet.site, action).digest
     perform(fleet.site, "snapshot delete", snapshot=found[4])
@@ -157,7 +157,7 @@ def test_with_the_directory_away_no_snapshot_goes(names: tuple[Fleet, list[str]]
     fleet, found = names
     perform(fleet.site, "snapshot delete", snapshot=found[4])
     stop_site(fleet.site)
-    for verb, parameters in (("snapshot collect", {"last": 1}), ("snapshot delete", {"snapshot": found[3]})):
+    for verb, parameters in (("snapshot collect", {"keep": "last=1"}), ("snapshot delete", {"snapshot": found[3]})):
         with pytest.raises(DirectoryUnavailableError, match="none is deleted"):
             perform(fleet.site, verb, **parameters)
     assert int(str(perform(fleet.site, "snapshot collect", objects_only=True)["packs_removed"])) >= 1
@@ -168,7 +168,7 @@ def test_with_the_directory_away_no_snapshot_goes(names: tuple[Fleet, list[str]]
 @pytest.mark.kernel
 def test_the_runbook_collects_on_its_own_within_policy(names: tuple[Fleet, list[str]]) -> None:
     fleet, found = names
-    words = ["run", "32-collect-snapshots", "-p", "last=1", "-p", "daily=0", "-p", "weekly=0", "-p", "monthly=0"]
+    words = ["run", "32-collect-snapshots", "-p", "keep=last=1"]
     path = fleet.site.root / "site.toml"
     text = path.read_text()
     path.write_text(text.replace("auto_max_deleted = 50", "auto_max_deleted = 2"))

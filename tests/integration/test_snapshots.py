@@ -16,13 +16,15 @@ import pytest
 
 from statelesskit import fs
 from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
-from statelesskit.errors import DamagedError, NoSpaceError, NotFoundError
+from statelesskit.errors import ConfigError, DamagedError, NoSpaceError, NotFoundError
+from statelesskit.prototype.prepare import DEFAULTS, FILE, write_rules
 from statelesskit.snapshot import description, list_snapshots, load, load_manifest, set_state, taking
 from statelesskit.snapshot.description import ABOUT, MANIFEST
 from statelesskit.snapshot.taking import take
 from statelesskit.snapshot.verify import verify
 from statelesskit.store import Store
 from tests.torture import add_prototype, scratch, statelesskit
+from tests.witness import look
 
 pytestmark = pytest.mark.root
 
@@ -361,3 +363,46 @@ def test_a_description_of_an_older_version_gets_its_checksum_when_it_changes(sit
     assert "no checksum" in finding.finding
     set_state(site, found.name, "tested")
     assert list(verify(site, load(site, found.name))) == []
+
+
+# --- what is never in one ---------------------------------------------------------------------
+
+
+def test_what_is_one_machines_own_is_left_out_and_the_prototype_stays(site: Site, desktop: Path) -> None:
+    for path, content in (
+        ("etc/ssh/ssh_host_rsa_key", "secret"),
+        ("etc/ssh/ssh_host_rsa_key.pub", "public"),
+        ("etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
+        ("var/lib/apt/lists/partial/x", "list"),
+        ("home/u/kept", "kept"),
+    ):
+        (desktop / path).parent.mkdir(parents=True, exist_ok=True)
+        (desktop / path).write_text(content)
+    (desktop / "etc/machine-id").chmod(0o444)
+    os.link(desktop / "etc/ssh/ssh_host_rsa_key", desktop / "home/u/another name")
+    before = look(desktop, times_of_reading=True)
+    first, told = take(site, "desktop")
+    assert {finding.path for finding in told.findings} == {b"etc/machine-id", b"etc/ssh/ssh_host_rsa_key"}
+    assert all("prototype prepare --defaults" in finding.finding for finding in told.findings)
+    write_rules(site, "desktop", DEFAULTS)
+    for _ in range(2):  # the second one from memory
+        second, told = take(site, "desktop")
+        assert told.findings == []
+        lost = {entry.path for entry in load_manifest(site, first).entries()}
+        lost -= {entry.path for entry in load_manifest(site, second).entries()}
+        assert lost == {
+            b"etc/ssh/ssh_host_rsa_key",
+            b"etc/ssh/ssh_host_rsa_key.pub",
+            b"var/lib/apt/lists/partial",
+            b"var/lib/apt/lists/partial/x",
+        }
+        emptied = load_manifest(site, second).find(b"etc/machine-id")
+        assert (emptied.size, emptied.mode) == (0, 0o444)
+        assert load_manifest(site, second).find(b"home/u/another name").type == "file"
+        assert list(verify(site, second)) == []
+        assert second.bytes == sum(entry.size for entry in load_manifest(site, second).entries())
+    assert look(desktop, times_of_reading=True) == before
+    (desktop / FILE).write_text("")
+    (site.prototypes / "desktop" / FILE).write_text("leave = []")
+    with pytest.raises(ConfigError):
+        take(site, "desktop")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from statelesskit.config import Retention
 from statelesskit.directory.model import Channel, Client, Group, Report
+from statelesskit.errors import UsageError
 from statelesskit.names import snapshot_name
-from statelesskit.retention import decide, needed_by_fleet, stranded
+from statelesskit.retention import decide, needed_by_fleet, rules_from, stranded
 from statelesskit.snapshot import Snapshot
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -104,3 +106,12 @@ def test_the_fleet_needs_what_it_points_at_holds_or_lately_ran() -> None:
         "s9": ["client pc3 runs it"],
     }
     assert stranded([Report("pc2", "s7", ("s8",), old), Report("pc1", "s5", (), now)], {"s7"}) == ["pc2"]
+
+
+def test_rules_can_be_written_in_a_line() -> None:
+    own = Retention(10, 14, 8, 12, ("gold*",), 30)
+    assert rules_from("", own) == own
+    assert rules_from("last=5, weekly=2", own) == Retention(last=5, weekly=2, named=("gold*",), lease_days=30)
+    for wrong in ("last", "last=-1", "hourly=1", "last=x", "last=²", "lease_days=1"):
+        with pytest.raises(UsageError, match="no rule"):
+            rules_from(wrong, own)

@@ -182,4 +182,5 @@ SOURCE = Source(
     meaning="a minimal Debian or Ubuntu from this host's package sources",
     check=check,
     build=build,
+    prepared=True,
 )
