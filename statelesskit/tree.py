@@ -253,6 +253,14 @@ def describe(found: Found, info: os.stat_result, xattrs: tuple[tuple[bytes, byte
     )
 
 
+def link_of(found: Found, links: dict[tuple[int, int], bytes]) -> Entry | None:
+    """Return the entry of what has another name that came before; ``links`` holds the first names so far."""
+    if stat.S_ISDIR(found.info.st_mode) or found.info.st_nlink < 2:
+        return None
+    first = links.setdefault((found.info.st_dev, found.info.st_ino), found.path)
+    return Entry(found.path, "link", link_to=first) if first != found.path else None
+
+
 def open_file(found: Found) -> int:
     """Open a regular file for reading; it may be something else by now."""
     return _open_quietly(found.name, OPEN_FILE, found.folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from statelesskit.manifest import Entry, Manifest
 from statelesskit.progress import SILENT, Progress
-from statelesskit.tree import Finding, Found, describe, holes_of, in_folder, open_file, walk, xattrs_of
+from statelesskit.tree import Finding, Found, describe, holes_of, in_folder, link_of, open_file, walk, xattrs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def compare(
         if want is None or found.path < want.path:
             yield Mismatch(found.path, ("path",), "it is not in the manifest")
             continue
-        if linked := _link(found, links):
+        if linked := link_of(found, links):
             have = linked
         elif not reread and _is_plainly(found, want, untouched):
             have = want
@@ -73,15 +73,6 @@ def compare(
         want = next(expected, None)
     for finding in findings:
         yield Mismatch(finding.path, ("path",), finding.finding)
-
-
-def _link(found: Found, links: dict[tuple[int, int], bytes]) -> Entry | None:
-    """Return the entry of what has another name that came before."""
-    info = found.info
-    if info.st_nlink < 2 or stat.S_ISDIR(info.st_mode):
-        return None
-    first = links.setdefault((info.st_dev, info.st_ino), found.path)
-    return Entry(found.path, "link", link_to=first) if first != found.path else None
 
 
 def _is_plainly(found: Found, want: Entry, untouched: Callable[[bytes, os.stat_result], bool]) -> bool:

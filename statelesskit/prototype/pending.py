@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,18 @@ from statelesskit.manifest import LINE_MAX, TIME_MAX, TIME_MIN, Entry, Manifest
 from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype.prepare import Rules
 from statelesskit.store import PIECE, Store
-from statelesskit.tree import OPEN_FILE, Finding, Found, describe, holes_of, in_folder, open_file, walk, xattrs_of
+from statelesskit.tree import (
+    OPEN_FILE,
+    Finding,
+    Found,
+    describe,
+    holes_of,
+    in_folder,
+    link_of,
+    open_file,
+    walk,
+    xattrs_of,
+)
 
 EVERYTHING = Rules()
 NO_CONTENT = hashlib.sha256().hexdigest()
@@ -81,7 +91,7 @@ def look_at(
             was = next(known, None)
         old = was if was is not None and was.path == found.path and not reread else None
         try:
-            entry = _link(found, links) or _entry(found, old, objects, findings)
+            entry = link_of(found, links) or _entry(found, old, objects, findings)
             if entry.type == "file" and rules.empties(found.path):
                 entry = replace(entry, sha256=NO_CONTENT, size=0, holes=())
         except OSError as error:
@@ -98,14 +108,6 @@ def look_at(
         lines.append(line)
         progress.advance()
     return Contents(Manifest(lines), objects), findings
-
-
-def _link(found: Found, links: dict[tuple[int, int], bytes]) -> Entry | None:
-    """Return the entry of what has another name that came before."""
-    if stat.S_ISDIR(found.info.st_mode) or found.info.st_nlink < 2:
-        return None
-    first = links.setdefault((found.info.st_dev, found.info.st_ino), found.path)
-    return Entry(found.path, "link", link_to=first) if first != found.path else None
 
 
 def _entry(found: Found, old: Entry | None, objects: OnDisk, findings: list[Finding]) -> Entry:

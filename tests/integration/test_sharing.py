@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from statelesskit.export.snapshot_tree import Exported, export_snapshot
 from statelesskit.export.tree import write_tree
 from statelesskit.snapshot import load
 from statelesskit.snapshot.taking import take
-from tests.torture import add_prototype, scratch
+from tests.torture import add_prototype, scratch, statelesskit
 from tests.witness import look
 
 pytestmark = pytest.mark.root
@@ -190,6 +191,33 @@ def test_a_failed_export_leaves_the_other_as_it_was(site: Site, top: Path, monke
         export(site, "two")
     assert look(one) == before
     assert {path.name for path in site.exports.iterdir()} == {"one", "registered"}
+
+
+def test_an_export_that_is_killed_leaves_the_other_as_it_was(site: Site, top: Path) -> None:
+    for name in range(600):
+        (top / f"small{name}").write_text(f"{name}")
+    (top / "large").write_bytes(os.urandom(2**20) * 60)
+    one, _ = export(site, "one")
+    before = look(one)
+    (top / "large").write_bytes(os.urandom(2**20) * 60)
+    snapshot, _ = take(site, "desktop")
+    argv = statelesskit(site, "export", "tree", snapshot.name, site.exports / "two")
+    for enough in (1, 300, 600):
+        process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        made = 0
+        while process.poll() is None and made < enough:
+            with suppress(FileNotFoundError):  # it just got its name
+                made = sum(len(list(path.iterdir())) for path in site.exports.glob(".two.partial-*"))
+        process.kill()
+        process.wait()
+        assert look(one) == before
+        assert [item.path for item in registered(site) if item.path != site.exports / "two"] == [one]
+        shutil.rmtree(site.exports / "two", ignore_errors=True)  # it was quicker
+    subprocess.run(argv, check=True, capture_output=True)
+    assert look(site.exports / "two") == look(top)
+    assert look(one) == before
+    assert len(shared(one, site.exports / "two")) == len(ALONE) + 600
+    assert {path.name for path in site.exports.iterdir()} == {"one", "two", "registered"}
 
 
 def test_what_cannot_be_read_of_an_export_is_said(site: Site, top: Path) -> None:

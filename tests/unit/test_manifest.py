@@ -198,6 +198,22 @@ def test_a_line_that_is_not_just_as_it_would_be_written_is_refused(bad: bytes) -
     assert raised.value.message.isprintable()
 
 
+@pytest.mark.parametrize("cut", [1, 2, 5])
+def test_an_unterminated_line_is_refused(cut: int) -> None:
+    whole = text(TOP, Entry(b"a", "symlink", target=b"b"))
+    for end in (len(whole) - cut, len(HEADER) - cut):
+        with pytest.raises(FormatError):
+            Manifest.parse(whole[:end])
+
+
+def test_entries_that_are_kept_are_the_same_and_were_checked() -> None:
+    manifest = Manifest.parse_header(text(*HOSTILE))
+    manifest.keep()
+    assert list(manifest.entries()) == list(manifest.entries()) == HOSTILE
+    with pytest.raises(FormatError):
+        Manifest.parse_header(text(TOP, TOP)).keep()
+
+
 def test_two_lines_of_the_greatest_path_fit() -> None:
     names = [b"\xff" * 255] * (PATH_MAX // 256)
     path = b"/".join(names)
