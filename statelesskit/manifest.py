@@ -212,10 +212,10 @@ class Manifest:
         self._kept = tuple(self.entries())
 
     def entries(self) -> Iterator[Entry]:
-        """Yield the entries in order, each checked by itself and against those before it."""
-        if self._kept is not None:
-            yield from self._kept
-            return
+        """Return the entries in order, each checked by itself and against those before it."""
+        return self._checked() if self._kept is None else iter(self._kept)
+
+    def _checked(self) -> Iterator[Entry]:
         folders: set[bytes] = set()
         linkable: set[bytes] = set()
         last: bytes | None = None

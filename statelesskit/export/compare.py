@@ -64,7 +64,7 @@ def compare(
             have = described(found, want, reread=reread)
         if infos is not None and have.type == "file":
             infos[found.path] = found.info
-        if have != want:
+        if have is not want and have != want:
             yield _mismatch(want, have)
         progress.advance()
         want = next(expected, None)
