@@ -26,6 +26,7 @@ else:
     from backports import zstd
 
 MANIFEST_MAX = 4 * 1024**3  # bytes, decompressed; more than ten million files need
+ENTRIES_MAX = 20_000_000  # short lines take more memory than their length
 WINDOW_LOG = 23  # a reader never needs more than 8 MiB for what came before, as RFC 8878 recommends
 PIECE = 1024 * 1024  # bytes of a manifest in memory at once
 
@@ -66,14 +67,15 @@ def pieces_in(folder: Path, expected: str) -> Iterator[bytes]:
     """Yield the same of the manifest in a folder that is no snapshot yet, or not of this site."""
     path = folder / MANIFEST
     total = hashlib.sha256()
-    header, rest = b"", b""
+    header, rest, entries = b"", b"", -1  # the header is none
     try:
         for text in _decompressed(path):
             total.update(text)
             end = text.rfind(b"\n") + 1
             whole, rest = (rest + text[:end], text[end:]) if end else (b"", rest + text)
-            if len(rest) > LINE_MAX:
-                raise ValueError("a line has no end")
+            entries += whole.count(b"\n")
+            if len(rest) > LINE_MAX or entries > ENTRIES_MAX:
+                raise ValueError("a line has no end, or there are too many")
             if whole and not header:
                 header, newline, whole = whole.partition(b"\n")
                 header += newline

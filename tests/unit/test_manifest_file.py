@@ -13,8 +13,16 @@ import pytest
 from statelesskit.ahead import ahead
 from statelesskit.config import Site
 from statelesskit.errors import DamagedError, FormatError
-from statelesskit.manifest import HEADER, LINE_MAX, Entry, Manifest
-from statelesskit.snapshot import Snapshot, check_manifest, load_manifest, manifest_file, manifest_text, pieces
+from statelesskit.manifest import HEADER, LINE_MAX, Entry, Manifest, diff
+from statelesskit.snapshot import (
+    Snapshot,
+    changes_between,
+    check_manifest,
+    load_manifest,
+    manifest_file,
+    manifest_text,
+    pieces,
+)
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -26,9 +34,9 @@ ENTRIES = [TOP, *(Entry(b"%06d" % n, "file", sha256="ab" * 32, size=n) for n in 
 TEXT = HEADER + b"".join(entry.encode() for entry in ENTRIES)
 
 
-def at_rest(site: Site, packed: bytes, text: bytes) -> Snapshot:
+def at_rest(site: Site, packed: bytes, text: bytes, name: str = "desktop-20261123T073000Z") -> Snapshot:
     """Leave a manifest in the site, whatever it is, for a snapshot that is named for ``text``."""
-    folder = site.snapshots / "desktop-20261123T073000Z"
+    folder = site.snapshots / name
     folder.mkdir(exist_ok=True)
     (folder / manifest_file.MANIFEST).write_bytes(packed)
     digest = "sha256:" + hashlib.sha256(text).hexdigest()
@@ -99,11 +107,52 @@ def test_a_bomb_is_stopped_early(site: Site, monkeypatch: pytest.MonkeyPatch) ->
     assert sum(read) <= 11 * 2**20
 
 
+def test_more_entries_than_any_tree_has_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = at_rest(site, zstd.compress(TEXT), TEXT)
+    monkeypatch.setattr(manifest_file, "ENTRIES_MAX", len(ENTRIES))
+    check_manifest(site, found)
+    monkeypatch.setattr(manifest_file, "ENTRIES_MAX", len(ENTRIES) - 1)
+    with pytest.raises(DamagedError, match="too many"):
+        check_manifest(site, found)
+
+
 def test_a_missing_file_is_damage(site: Site) -> None:
     found = at_rest(site, b"", b"")
     (site.snapshots / found.name / manifest_file.MANIFEST).unlink()
     with pytest.raises(DamagedError, match="cannot be read"):
         check_manifest(site, found)
+
+
+def test_two_are_compared_and_neither_is_believed_when_damaged(site: Site) -> None:
+    file = Entry(b"000007", "file", sha256="cd" * 32, size=5)
+    moved = Entry(b"x", "file", sha256="ab" * 32, size=0)
+    other = [entry for entry in ENTRIES if entry.path not in (b"000007", b"000008")]
+    text = HEADER + b"".join(entry.encode() for entry in sorted([*other, file, moved], key=lambda entry: entry.path))
+    one = at_rest(site, zstd.compress(TEXT), TEXT)
+    two = at_rest(site, zstd.compress(text), text, "desktop-20261123T073001Z")
+    found = changes_between(site, one, two)
+    assert [(change.path, change.change) for change in found] == [
+        (b"000007", "changed"),
+        (b"000008", "removed"),
+        (b"x", "added"),
+    ]
+    assert found == diff(Manifest.parse(TEXT), Manifest.parse(text))
+    assert changes_between(site, one, one) == []
+    assert manifest_file.new_bytes(site, one, two) == 5  # what only moved is there already
+    assert manifest_file.new_bytes(site, two, one) == 0
+    assert manifest_file.new_bytes(site, None, two) == 5 + ENTRIES[1].size
+    running = threading.active_count()
+    for damaged in (one, two):
+        path = site.snapshots / damaged.name / manifest_file.MANIFEST
+        whole = path.read_bytes()
+        bad = zstd.decompress(whole)[:-2] + b"]\n"
+        for packed in (whole[:-9], zstd.compress(bad), b""):
+            path.write_bytes(packed)
+            for pair in ((one, two), (two, one)):
+                with pytest.raises(DamagedError, match=damaged.name):
+                    changes_between(site, *pair)
+        path.write_bytes(whole)
+    assert threading.active_count() == running
 
 
 def test_working_ahead_gives_the_same_and_stops() -> None:
