@@ -15,7 +15,6 @@ import json
 import os
 import re
 import resource
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from statelesskit.errors import NoSpaceError
-from statelesskit.run import run
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 PARTIAL = ".partial-"  # names that hold this are unfinished; a writer that lives keeps what it fills locked
@@ -109,7 +107,7 @@ def rename_durably(source: Path, target: Path) -> None:
 
 def partial_name(target: Path) -> Path:
     """Return a fresh temporary name beside ``target``."""
-    return target.with_name(f".{target.name}{PARTIAL}{secrets.token_hex(4)}")
+    return target.with_name(f".{target.name}{PARTIAL}{os.urandom(4).hex()}")
 
 
 def new_partial_file(target: Path, mode: int) -> tuple[Path, int]:
@@ -343,6 +341,8 @@ def allow_deep_trees() -> None:
 
 def sync_filesystem(path: Path) -> None:
     """Flush everything written to the file system that holds ``path``; cheaper than many single flushes."""
+    from statelesskit.run import run
+
     run(["sync", "--file-system", path])
 
 

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from statelesskit.action import Action, Plan, Work
-from statelesskit.audit.keys import PRIVATE, load_signer
+from statelesskit.audit.keys import PRIVATE, load_private
 from statelesskit.audit.records import Record
 from statelesskit.config import Site
 from statelesskit.errors import CancelledError, ConflictError, RefusedError, StatelessError
@@ -94,7 +94,7 @@ def _perform(site: Site, action: Action, confirm: str, record: Record, progress:
         check_confirmed(plan, confirm)
         record.event("confirmed", by=user_name(), how=confirm)
         if plan.changes:
-            load_signer(site.keys / PRIVATE)  # nothing is changed whose evidence could not be sealed
+            load_private(site.keys / PRIVATE)  # nothing is changed whose evidence could not be sealed
             # With this and no "applied" after it, a run that was stopped may have done it or not.
             record.event("applying")
             result = action.apply(site, plan, Work(user_name(), record.name, progress))

@@ -37,7 +37,7 @@ class CreatePrototype(Action):
         return [f"prototype/{check_name(self.name, 'prototype')}"]
 
     def plan(self, site: Site) -> Plan:
-        from statelesskit.prototype import check_source
+        from statelesskit.prototype.create import check_source
 
         check_name(self.name, "prototype")
         if (site.prototypes / self.name).exists():
@@ -56,7 +56,7 @@ class CreatePrototype(Action):
         )
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
-        from statelesskit.prototype import create
+        from statelesskit.prototype.create import create
 
         made = create(site, self.name, plan.facts["source"], note=self.note, progress=work.progress)
         return {"prototype": made.name, "tree": str(made.tree), "source": made.source, "in_directory": enter(site)}

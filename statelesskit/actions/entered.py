@@ -8,10 +8,10 @@ from statelesskit.errors import DirectoryUnavailableError
 
 def enter(site: Site) -> bool:
     """Register what is missing; False when the directory is away, which the next contact mends."""
-    from statelesskit.directory import slapd
+    from statelesskit.directory.listening import is_listening
 
-    if not slapd.status(site).running:
-        return False  # seen without importing the whole of ldap3
+    if not is_listening(site):
+        return False
     from statelesskit.directory import open_directory
     from statelesskit.register import register
 

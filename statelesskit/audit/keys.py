@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PRIVATE, PUBLIC = "record.key", "record.pub"
 COMMENT = "statelesskit-records"
 _BLOB_START = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20"  # RFC 8709 §4; the key's 32 bytes follow
+_PKCS8_START = bytes.fromhex("302e020100300506032b657004220420")  # RFC 8410 §7; the key's 32 bytes follow
+_PEM = (b"-----BEGIN PRIVATE KEY-----\n", b"\n-----END PRIVATE KEY-----\n")
 
 
 def create_record_key(keys_dir: Path) -> str:
@@ -43,7 +45,7 @@ def create_record_key(keys_dir: Path) -> str:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
             fs.write_file(private, pem, mode=0o600)
-        line = public_line(_load_private(private).public_key())
+        line = public_line(load_private(private).public_key())
         if not public.exists():
             fs.write_file(public, line.encode() + b"\n")
     if fingerprint(public.read_text("ascii", "replace")) != fingerprint(line):
@@ -82,26 +84,17 @@ def load_public(public: str) -> Any:
     return SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(raw), keyid=fingerprint(public))
 
 
-def load_signer(private: Path) -> Any:
-    """Return securesystemslib's signer with the key of a file.
+def load_private(path: Path) -> Ed25519PrivateKey:
+    """Return the private key of a file.
 
     Raises:
         EnvironmentLacksError: there is no such file, or this user may not read it.
         DamagedError: it holds no Ed25519 private key.
     """
-    from securesystemslib.signer import CryptoSigner
-
-    key = _load_private(private)
-    return CryptoSigner(key, load_public(public_line(key.public_key())))
-
-
-def _load_private(path: Path) -> Ed25519PrivateKey:
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        pem = path.read_bytes()
     except FileNotFoundError:
         raise EnvironmentLacksError(
             f"there is no record key at {path}",
@@ -111,11 +104,30 @@ def _load_private(path: Path) -> Ed25519PrivateKey:
         raise PermissionNeededError(
             f"the record key {path} may not be read by this user", hint="run it as the user the site belongs to"
         ) from None
+    if raw := _usual(pem):
+        return Ed25519PrivateKey.from_private_bytes(raw)
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise DamagedError(f"{path} holds no private key: {error}", hint="restore it from the backup") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise DamagedError(f"{path} holds a key of another kind than Ed25519", hint="restore it from the backup")
     return key
+
+
+def _usual(pem: bytes) -> bytes:
+    """Return the 32 bytes of a key in the form we write, else b""; the parser of all forms is slow to import."""
+    if not (pem.startswith(_PEM[0]) and pem.endswith(_PEM[1])):
+        return b""
+    try:
+        der = base64.b64decode(pem[len(_PEM[0]) : -len(_PEM[1])], validate=True)
+    except binascii.Error:
+        return b""
+    right = der.startswith(_PKCS8_START) and len(der) == len(_PKCS8_START) + 32
+    return der[len(_PKCS8_START) :] if right else b""
 
 
 def _blob(public: str) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ class Record:
             ExistsError: there is a record of that id.
         """
         taken = {record.name[-8:] for record in records_dir.iterdir()}
-        run_id = run_id or next(made_up for made_up in iter(lambda: secrets.token_hex(4), "") if made_up not in taken)
+        run_id = run_id or next(made_up for made_up in iter(lambda: os.urandom(4).hex(), "") if made_up not in taken)
         if not _RUN_ID.fullmatch(run_id):
             raise NameInvalidError(f"{printable(run_id)!r} is no run id", hint="it is eight digits of 0-9 a-f")
         if run_id in taken:

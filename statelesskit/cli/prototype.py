@@ -146,7 +146,8 @@ def run(ctx: click.Context, name: str, command: tuple[str, ...]) -> int:
 
     It has the network and its own namespaces; no service starts. Ends with the command's own exit code.
     """
-    from statelesskit.prototype import load, run_in
+    from statelesskit.prototype import load
+    from statelesskit.prototype.sandbox import run_in
 
     site = site_of(ctx)
     return run_in(load(site, name), command, site=site)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import stat
 from pathlib import Path
 from urllib.parse import quote
 
 from statelesskit.config import Site
+from statelesskit.directory.listening import check_socket_folder, socket_file
 from statelesskit.directory.model import MODES, STATES
 from statelesskit.directory.schema import openldap_schema
 from statelesskit.directory.tls import ca_certificate, ensure_certificates, server_identity
-from statelesskit.errors import ConfigError, DirectoryUnavailableError, MissingToolError
+from statelesskit.errors import ConfigError, MissingToolError
 from statelesskit.fs import fsync_folder, write_file
 from statelesskit.names import printable
 
 LOOPBACK = "127.0.0.1"
 MODULES = Path("/usr/lib/ldap")  # where Debian's slapd keeps them
 SCHEMAS = Path("/etc/ldap/schema")
-SOCKET_PATH_LIMIT = 106  # bytes; unix(7) allows 107, of which slapd cuts the last one off (measured)
 MAP_SIZE = 4 << 30  # address space the database may grow into; disk is used as it fills
 # TLS 1.2 and 1.3. Debian's slapd is built with GnuTLS, with which TLSProtocolMin does nothing (measured).
 TLS_PRIORITIES = "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
@@ -89,41 +87,6 @@ def ldaps_uri(site: Site) -> str:
 
 def ldapi_uri(site: Site) -> str:
     return "ldapi://" + quote(str(socket_file(site)), safe="")
-
-
-def socket_file(site: Site) -> Path:
-    """Return where slapd listens: in the site, unless its path is too long for a unix socket.
-
-    Whoever calls finds the same place, so it depends on the site alone, not on the environment.
-    """
-    inside = site.directory.resolve() / "ldapi"
-    if len(os.fsencode(inside)) <= SOCKET_PATH_LIMIT:
-        return inside
-    owner = site.root.stat().st_uid
-    known_by = hashlib.sha256(os.fsencode(site.root.resolve())).hexdigest()[:16]
-    if owner == 0:
-        return Path("/run/statelesskit", known_by, "ldapi")
-    return Path("/tmp", f"statelesskit-{owner}-{known_by}", "ldapi")  # noqa: S108 owner and mode are checked
-
-
-def check_socket_folder(site: Site) -> None:
-    """Refuse a socket in a folder somebody else could have made.
-
-    Raises:
-        DirectoryUnavailableError: the folder is not there, or is not the site owner's alone.
-    """
-    folder = socket_file(site).parent
-    try:
-        info = folder.lstat()
-    except OSError as error:
-        raise DirectoryUnavailableError(
-            f"the directory does not run: its folder cannot be reached ({error})", hint="statelesskit site start"
-        ) from error
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != site.root.stat().st_uid or info.st_mode & 0o077:
-        raise DirectoryUnavailableError(
-            f"{folder} is not a folder that belongs to the site's owner alone",
-            hint=f"find out who made it; then: chmod 700 {folder}, or remove it",
-        )
 
 
 def _make_socket_folder(site: Site) -> None:

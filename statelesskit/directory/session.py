@@ -14,7 +14,8 @@ import ldap3
 from ldap3.core import exceptions as ldap
 
 from statelesskit.config import Site
-from statelesskit.directory.conf import LOOPBACK, check_socket_folder, ldapi_uri
+from statelesskit.directory.conf import LOOPBACK, ldapi_uri
+from statelesskit.directory.listening import check_socket_folder
 from statelesskit.directory.tls import ca_certificate
 from statelesskit.errors import DirectoryUnavailableError, RefusedError, StatelessError
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from statelesskit.config import Site
 from statelesskit.directory.conf import conf_file, ldapi_uri, ldaps_uri, log_file, pid_file, prepare
+from statelesskit.directory.listening import is_listening
 from statelesskit.errors import DirectoryUnavailableError, PermissionNeededError, TimedOutError
 from statelesskit.lock import held
 from statelesskit.names import printable
@@ -114,6 +115,8 @@ def _locked(site: Site, doing: str, wait_s: float) -> Iterator[None]:
 
 
 def _answers(site: Site) -> bool:
+    if not is_listening(site):
+        return False
     from statelesskit.directory.session import connect, disconnect
 
     try:

@@ -19,7 +19,7 @@ import pytest
 
 from statelesskit import doctor
 from statelesskit.config import FOLDERS, Site
-from statelesskit.directory import Client, conf, open_directory, slapd
+from statelesskit.directory import Client, conf, listening, open_directory, slapd
 from statelesskit.directory.session import connect, disconnect
 from statelesskit.errors import (
     ConfigError,
@@ -93,7 +93,7 @@ def test_it_starts_again_after_kill_9(site: Site) -> None:
     os.kill(first.pid, signal.SIGKILL)
     os.waitpid(first.pid, 0)
     assert conf.pid_file(site).exists()
-    assert conf.socket_file(site).exists()
+    assert listening.socket_file(site).exists()
     assert slapd.status(site) == dataclasses.replace(first, running=False, pid=None)
     second = slapd.start(site)
     assert second.pid not in (None, first.pid)
@@ -251,16 +251,16 @@ def test_odd_and_long_site_paths(site: Site, name: str) -> None:
         subprocess.run(
             ["ldapwhoami", "-Q", "-Y", "EXTERNAL", "-H", running.ldapi_uri], check=True, timeout=60, capture_output=True
         )
-        folder = conf.socket_file(odd).parent
-        assert len(os.fsencode(conf.socket_file(odd))) <= conf.SOCKET_PATH_LIMIT
+        folder = listening.socket_file(odd).parent
+        assert len(os.fsencode(listening.socket_file(odd))) <= listening.SOCKET_PATH_LIMIT
         assert (folder.stat().st_mode & 0o777, folder.stat().st_uid) == (0o700, os.geteuid())
         by_another_way = site.root / "link"
         by_another_way.symlink_to(odd.root)
         assert slapd.status(dataclasses.replace(odd, root=by_another_way)) == running
     finally:
         slapd.stop(odd)
-        if odd.root not in conf.socket_file(odd).parents:
-            remove_tree(conf.socket_file(odd).parent)
+        if odd.root not in listening.socket_file(odd).parents:
+            remove_tree(listening.socket_file(odd).parent)
 
 
 @pytest.mark.parametrize("length", [106, 107, 108])
@@ -372,7 +372,7 @@ def test_a_site_of_another_user(open_site: Site, name: str) -> None:
     finally:
         as_nobody(lambda: slapd.stop(theirs))
     assert not slapd.status(theirs).running
-    folder = conf.socket_file(theirs).parent
+    folder = listening.socket_file(theirs).parent
     if theirs.root not in folder.parents:
         assert folder.stat().st_uid == NOBODY
         folder.rmdir()

@@ -20,7 +20,8 @@ import pytest
 from statelesskit.config import Site
 from statelesskit.errors import CommandError, ExistsError, NoSpaceError, RefusedError, UsageError
 from statelesskit.progress import Progress
-from statelesskit.prototype import create, sources
+from statelesskit.prototype import sources
+from statelesskit.prototype.create import create
 from statelesskit.run import find_tool
 
 pytestmark = pytest.mark.root
@@ -235,7 +236,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from statelesskit.config import load_site
-from statelesskit.prototype import create, sources
+from statelesskit.prototype import sources
+from statelesskit.prototype.create import create
 from statelesskit.prototype.source import run_to_the_end
 
 def build(argument, tree, progress):

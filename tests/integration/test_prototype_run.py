@@ -13,7 +13,9 @@ import pytest
 from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
 from statelesskit.errors import EnvironmentLacksError, LockedError, UsageError
 from statelesskit.lock import held
-from statelesskit.prototype import Prototype, create, run_in, sandbox
+from statelesskit.prototype import Prototype, sandbox
+from statelesskit.prototype.create import create
+from statelesskit.prototype.sandbox import run_in
 from statelesskit.prototype.sources.debian import host_targets
 from tests.integration.test_prototype_create import describe, processes_with, small_root, wait_until_gone
 
@@ -160,7 +162,8 @@ RUN = """
 import sys
 from pathlib import Path
 from statelesskit.config import load_site
-from statelesskit.prototype import load, run_in
+from statelesskit.prototype import load
+from statelesskit.prototype.sandbox import run_in
 
 site = load_site(Path(sys.argv[1]))
 sys.exit(run_in(load(site, "desktop"), sys.argv[2:], site=site))

@@ -57,7 +57,7 @@ def test_what_is_no_public_key_is_refused(text: str) -> None:
 def test_damaged_private_key_is_named(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "record.key").write_bytes(damage)
     with pytest.raises(DamagedError, match="holds no private key"):
-        keys.load_signer(tmp_path / "record.key")
+        keys.load_private(tmp_path / "record.key")
 
 
 def test_private_key_of_another_kind_is_named(tmp_path: Path) -> None:
@@ -65,12 +65,12 @@ def test_private_key_of_another_kind_is_named(tmp_path: Path) -> None:
         ["ssh-keygen", "-q", "-t", "ecdsa", "-m", "PKCS8", "-N", "", "-f", tmp_path / "record.key"], check=True
     )
     with pytest.raises(DamagedError, match="another kind"):
-        keys.load_signer(tmp_path / "record.key")
+        keys.load_private(tmp_path / "record.key")
 
 
 def test_missing_private_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentLacksError, match="no record key"):
-        keys.load_signer(tmp_path / "record.key")
+        keys.load_private(tmp_path / "record.key")
 
 
 def test_several_who_make_the_key_at_once_make_one(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import nbformat
 import pytest
 from securesystemslib.dsse import Envelope
+from securesystemslib.signer import CryptoSigner
 
 from statelesskit.audit import events, keys
 from statelesskit.audit.cells import cell_digests
@@ -288,9 +289,10 @@ def test_statement_has_one_spelling_only(sealed: Path, public: str) -> None:
 def test_other_things_the_key_signed_are_no_statement(sealed: Path, public: str, key: Path) -> None:
     payloads = [b"", b"{}", b"[]", b'{"subject":[{"name":[],"digest":{"sha256":1}}],"predicate":{}}', *HOSTILE]
     payloads += [b'{"subject":[{"name":1,"digest":{"sha256":"1"}}],"predicate":{}}', b'{"subject":[],"predicate":[]}']
+    private = keys.load_private(key)
     for payload in payloads:
         envelope = Envelope(payload, "application/vnd.in-toto+json", {})
-        envelope.sign(keys.load_signer(key))
+        envelope.sign(CryptoSigner(private, keys.load_public(keys.public_line(private.public_key()))))
         (sealed / "statement.dsse.json").write_bytes(canonical_json(envelope.to_dict()) + b"\n")
         assert found(sealed, public) == [
             ("statement.dsse.json", "the key signed something else than a record's statement")

@@ -16,8 +16,10 @@ from statelesskit.errors import (
     RefusedError,
     UsageError,
 )
-from statelesskit.prototype import check_source, create, list_prototypes, load, run_in
+from statelesskit.prototype import list_prototypes, load
+from statelesskit.prototype.create import check_source, create
 from statelesskit.prototype.registry import FILE, Prototype
+from statelesskit.prototype.sandbox import run_in
 
 
 @pytest.fixture
