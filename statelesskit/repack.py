@@ -21,8 +21,10 @@ from statelesskit.store import LARGE, Store
 from statelesskit.workers import Workers
 
 THREADS = 2
-STRONG = 19  # the level of what is kept for long
-STRONG_FRAME = 1024 * 1024  # bytes; larger frames compress better still, but one file then costs reading all of it
+# Measured on two Debian roots (755 MB, 272 MB as taken): level 12 in frames of 2 MiB 245 MB in 25 s of CPU time,
+# 19 in 1 MiB 231 MB in 190 s. Larger frames compress better, but to read one file is to read its whole frame.
+STRONG = 12
+STRONG_FRAME = 2 * 1024 * 1024  # bytes
 PART = 4 * STRONG_FRAME  # bytes one thread carries over at a time: neighbours stay together
 
 

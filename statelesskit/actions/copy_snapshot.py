@@ -28,6 +28,9 @@ class CopySnapshot(Action):
         return surveys.snapshots(site)
 
     def objects(self) -> Sequence[str]:
+        return []
+
+    def uses(self) -> Sequence[str]:
         return [f"snapshot/{self.snapshot}"]
 
     def plan(self, site: Site) -> Plan:

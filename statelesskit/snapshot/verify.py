@@ -74,6 +74,8 @@ def verify_all(
             found = lines.findings(snapshot, load_manifest(site, snapshot).lines)
         except DamagedError as error:
             found = [Finding(b"", error.message)]
+        if not (site.snapshots / snapshot.name).is_dir():
+            continue  # somebody deleted it meanwhile
         mark(site, snapshot.name, found)
         found += [Finding(b"", fault) for fault in description.faults(site.snapshots / snapshot.name)]
         yield from ((snapshot.name, finding) for finding in found)

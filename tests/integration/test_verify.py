@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,9 @@ from statelesskit.errors import DamagedError, RefusedError
 from statelesskit.inventory import inventory
 from statelesskit.pack import Pack
 from statelesskit.push import plan_push
+from statelesskit.repack import remove_packs, rewrite
 from statelesskit.snapshot import Snapshot, load, load_manifest
+from statelesskit.snapshot import verify as verify_module
 from statelesskit.snapshot.manifest_file import MANIFEST
 from statelesskit.snapshot.taking import take
 from statelesskit.snapshot.verify import check_whole, verify, verify_all
@@ -130,6 +133,30 @@ def test_a_missing_object_is_seen_without_a_verification(site: Site, snapshots: 
     with pytest.raises(DamagedError, match="1 objects are not in the store"):
         check_whole(site, snapshots[1])
     assert found(site, *snapshots) == {(snapshots[1].name, b"more"), (snapshots[2].name, b"more")}
+
+
+def test_one_that_is_deleted_meanwhile_is_passed_over(site: Site, snapshots: list[Snapshot]) -> None:
+    shutil.rmtree(site.snapshots / snapshots[1].name)
+    assert found(site, *snapshots) == set()
+
+
+def test_packs_that_are_written_anew_meanwhile_are_no_finding(
+    site: Site, snapshots: list[Snapshot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Pack.faults
+
+    def late(self: Pack, advance: Callable[[int], object] = bool) -> object:
+        store = Store(site.store)
+        packs = [pack.path for pack in store.readable_packs()]
+        new = rewrite(store, packs, objects_of(site, snapshots[1]) | objects_of(site, snapshots[2]), level=1)
+        remove_packs(store, [path for path in packs if path not in new.packs])
+        monkeypatch.setattr(Pack, "faults", real)
+        return real(self, advance)
+
+    monkeypatch.setattr(verify_module, "THREADS", 1)
+    monkeypatch.setattr(Pack, "faults", late)
+    assert found(site, *snapshots[1:]) == set()
+    assert found(site, *snapshots[1:]) == set()
 
 
 def test_a_manifest_that_is_none_hurts_no_other(site: Site, snapshots: list[Snapshot]) -> None:
