@@ -17,12 +17,12 @@ from statelesskit import fs
 from statelesskit.config import Site
 from statelesskit.digests import DigestSet
 from statelesskit.errors import DamagedError
-from statelesskit.lock import held
 from statelesskit.pack import LEVEL, UNFINISHED, Pack
 from statelesskit.progress import SILENT, Progress
 from statelesskit.repack import STRONG, remove_packs, rewrite
 from statelesskit.snapshot import Snapshot, list_snapshots
 from statelesskit.snapshot.manifest_file import objects_of
+from statelesskit.snapshot.publish import removing
 from statelesskit.snapshot.whole import is_partial
 from statelesskit.store import Store
 
@@ -141,7 +141,7 @@ def free(site: Site, *, repack: bool = False, progress: Progress = SILENT) -> Fr
         level = STRONG if strong else LEVEL
         written = rewrite(store, garbage.worn, needed, level=level, progress=progress).packs
     progress.stage("removing packs")
-    with held(site.lock_file("snapshots"), what="the list of snapshots", doing="collecting", wait_s=60):
+    with removing(site):
         known = {one.digest for one in before}
         for digest in needed_objects(site, (one for one in list_snapshots(site) if one.digest not in known)):
             needed.add(digest)

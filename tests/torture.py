@@ -63,8 +63,10 @@ def _types(top: Path) -> None:
     os.mknod(here / "char", stat.S_IFCHR | 0o620, os.makedev(1, 3))
     os.mknod(here / "block", stat.S_IFBLK | 0o600, os.makedev(259, 300_000))
     os.mknod(here / "whiteout", stat.S_IFCHR, 0)
+    folder = os.open(here, os.O_RDONLY | os.O_DIRECTORY)
     with socket.socket(socket.AF_UNIX) as door:
-        door.bind(os.fspath(here / "socket"))
+        door.bind(f"/proc/self/fd/{folder}/socket")  # the address of a socket holds 108 bytes only
+    os.close(folder)
     os.chmod(here / "socket", 0o666)
 
 

@@ -7,7 +7,8 @@ manifest needs was removed meanwhile. So a snapshot that is in the list has all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,33 @@ from statelesskit.snapshot.manifest_file import objects_in
 from statelesskit.snapshot.registry import FORMAT, Snapshot, list_snapshots
 from statelesskit.store import Store
 
+REMOVAL = "removal"  # the lock of who removes packs
+WAIT_S = 600  # for somebody else to finish
+
 
 class CollectedError(ConflictError):
     """Objects that were there when they were looked up have been collected; doing it again stores them anew."""
+
+
+@contextmanager
+def removal_waits(site: Site, doing: str) -> Iterator[None]:
+    """Have nothing removed from the store while the block runs; only for who lost to that before."""
+    with held(site.lock_file(REMOVAL), what="the store", doing=doing, wait_s=WAIT_S, shared=True):
+        yield
+
+
+@contextmanager
+def removing(site: Site) -> Iterator[None]:
+    """Hold all that must be held while packs are removed.
+
+    Raises:
+        LockedError: somebody needs the store as it is; the message says who.
+    """
+    with (
+        held(site.lock_file(REMOVAL), what="the store", doing="removing packs", wait_s=WAIT_S),
+        held(site.lock_file("snapshots"), what="the list of snapshots", doing="collecting", wait_s=WAIT_S),
+    ):
+        yield
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype import load as load_prototype
 from statelesskit.prototype.prepare import Rules, identities, load_rules
 from statelesskit.snapshot.description import MANIFEST
-from statelesskit.snapshot.publish import CollectedError, Place, publish
+from statelesskit.snapshot.publish import CollectedError, Place, publish, removal_waits
 from statelesskit.snapshot.registry import Snapshot
 from statelesskit.store import Store
 from statelesskit.take import Taken, take_tree
@@ -30,7 +30,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-TRIES = 3  # how often a take begins anew when a collection came between
+TRIES = 3  # of a take when collections come between; the last one makes them wait
 MEMORY = "take.memory"  # beside a prototype: derived, see statelesskit.memory
 
 
@@ -51,7 +51,8 @@ def take(site: Site, prototype: str, *, note: str = "", progress: Progress = SIL
     for _ in range(TRIES - 1):
         with suppress(CollectedError):  # what it remembered, or just stored, is gone, so now it reads all
             return _take_once(site, prototype, tree, note, progress)
-    return _take_once(site, prototype, tree, note, progress)
+    with removal_waits(site, f"taking a snapshot of {prototype}"):
+        return _take_once(site, prototype, tree, note, progress)
 
 
 def _take_once(site: Site, prototype: str, tree: Path, note: str, progress: Progress) -> tuple[Snapshot, Taken]:

@@ -119,18 +119,25 @@ def test_every_action_has_its_form(small: Small, kind: type[Action]) -> None:
     assert (form.confirm.description, form.confirm.disabled) == (kind.button, True)
 
 
+KINDS = {str: widgets.Text, int: widgets.IntText, bool: widgets.Checkbox}
+
+
 def check_field(site: Site, item: Parameter, shown: Any) -> None:
     assert shown.value == item.default
     if item.choices:
         assert [value for _, value in shown.options] == ["", *item.choices(site)]
-    assert isinstance(shown, widgets.Dropdown if item.choices else widgets.Text)
+    assert type(shown) is (widgets.Dropdown if item.choices else KINDS[item.kind])
 
 
 def test_a_field_is_what_its_type_asks_for_and_holds_what_was_given(site: Site) -> None:
     form = form_of(site, Sample, what="x", how_often=7, at_night=False, where="here")
     kinds = {name: type(field.input) for name, field in form.fields.items()}
-    text, number, tick, choice = widgets.Text, widgets.IntText, widgets.Checkbox, widgets.Dropdown
-    assert kinds == {"what": text, "how_often": number, "at_night": tick, "where": choice}
+    assert kinds == {
+        "what": KINDS[str],
+        "how_often": KINDS[int],
+        "at_night": KINDS[bool],
+        "where": widgets.Dropdown,
+    }
     assert {name: field.value for name, field in form.fields.items()} == {
         "what": "x",
         "how_often": 7,
