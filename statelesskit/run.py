@@ -114,7 +114,8 @@ def conversing(
 ) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """Run a program while the block talks with it: yields its standard input and its standard output.
 
-    At the end of the block its input is closed and it is waited for; after an exception it is stopped.
+    At the end of the block its input is closed and it is waited for; after an exception it is stopped if it
+    does not end by itself.
 
     Raises:
         MissingToolError: no such program.
@@ -142,7 +143,10 @@ def conversing(
         except BaseException:
             with suppress(OSError):
                 process.stdin.close()
-            process.terminate()
+            try:  # nothing more comes: it cleans up and ends by itself, undisturbed
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.terminate()
             raise
         errors.seek(0)
         if process.returncode:
