@@ -95,9 +95,10 @@ def rewrite(
 def remove_packs(store: Store, paths: Iterable[Path]) -> None:
     """Remove packs, durably. What was needed of them must be in others by now."""
     with fs.disk_full_named(store.packs):  # some file systems need room to forget something
-        for path in paths:
+        for path in (doomed := list(paths)):
             fs.unlink(path)
-        fs.fsync_folder(store.packs)
+        if doomed:  # else the store may have no packs at all
+            fs.fsync_folder(store.packs)
     store.forget()
 
 

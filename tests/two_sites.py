@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from statelesskit.snapshot.taking import take
 from statelesskit.snapshot.verify import verify_all
 from statelesskit.snapshot.wire import Wire
 
-PROTOTYPE = "desktop"
+PROTOTYPES = {"here": "desktop", "there": "kiosk"}  # so that no name is given by both
 
 
 class TwoSites:
@@ -47,8 +48,8 @@ class TwoSites:
             "format": 1, "source": f"at:{self.tree}", "tree": str(self.tree),
             "created_at": "2026-11-23T07:30:00+00:00", "created_by": "t", "note": "",
         }  # fmt: skip
-        (root / "prototypes" / PROTOTYPE).mkdir()
-        (root / "prototypes" / PROTOTYPE / "prototype.json").write_text(json.dumps(about))
+        (root / "prototypes" / PROTOTYPES[name]).mkdir()
+        (root / "prototypes" / PROTOTYPES[name] / "prototype.json").write_text(json.dumps(about))
         return load_site(root)
 
     # --- the tree -----------------------------------------------------------------------------
@@ -71,7 +72,8 @@ class TwoSites:
     # --- what is done to the sites ------------------------------------------------------------
 
     def take(self, site: Site | None = None) -> Snapshot:
-        return take(site or self.here, PROTOTYPE)[0]
+        site = site or self.here
+        return take(site, PROTOTYPES[site.name])[0]
 
     def copy(self, name: str, source: Site, target: Site) -> None:
         """As the command does between two processes, but in this one."""
@@ -87,18 +89,16 @@ class TwoSites:
         finally:
             ends[1].shutdown(socket.SHUT_RDWR)
             sender.join()
-            for wire in wires:
+            for wire, end in zip(wires, ends, strict=True):
+                with suppress(OSError):  # what was not sent yet has nobody to go to
+                    wire._outgoing.close()
                 wire._incoming.close()
-                wire._outgoing.close()
-            for end in ends:
                 end.close()
 
     def _send(self, source: Site, snapshot: Snapshot, wire: Wire, end: socket.socket) -> None:
-        try:
+        with suppress(OSError, EOFError):  # the receiver says why
             _talk(source, snapshot, wire, wire.hear(), SILENT)
-        except (OSError, EOFError):
-            pass  # the receiver has said why
-        finally:
+        with suppress(OSError):
             end.shutdown(socket.SHUT_WR)
 
     # --- what is there ------------------------------------------------------------------------

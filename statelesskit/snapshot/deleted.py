@@ -90,7 +90,8 @@ def delete(site: Site, snapshot: Snapshot, *, by: str, record: str) -> None:
         with held(site.lock_file("snapshots"), what="the list of snapshots", doing="deleting a snapshot", wait_s=60):
             now = datetime.now(UTC).isoformat(timespec="seconds")
             note_deletion(site, snapshot, deleted_at=now, deleted_by=by, record=record)
-            fs.rename_durably(folder, gone)
+            with fs.disk_full_named(folder):
+                fs.rename_durably(folder, gone)
         fs.remove_tree(gone)
     finally:
         os.close(fd)
