@@ -14,22 +14,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 from statelesskit.manifest import LINE_MAX, TIME_MAX, TIME_MIN, Entry
-from statelesskit.memory import Memory, Recorder, split
+from statelesskit.memory import Memory, Recorder, Stretch, split
 from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype.prepare import Rules
 from statelesskit.store import LARGE, PIECE, Store, Writer
-from statelesskit.tree import Finding, Found, Known, describe, holes_of, in_folder, open_file, walk, xattrs_of
+from statelesskit.tree import Finding, Found, describe, holes_of, in_folder, open_file, walk, xattrs_of
 from statelesskit.workers import Workers
 
 THREADS = 2
 EVERYTHING = Rules()
-BATCH_FILES, BATCH_BYTES = 64, 2 * 1024 * 1024
+BATCH_FILES, BATCH_ITEMS, BATCH_BYTES = 64, 1024, 2 * 1024 * 1024
+AHEAD = 32 * BATCH_ITEMS  # names met and not yet written: while one large file is read, the walk must not run away
+WRITTEN = 256 * 1024  # bytes of lines that are given away at once
 TRIES = 3  # how often a file that changes while it is read is read
 TICK_NS = 20_000_000  # the kernel's clock for files steps by up to 10 ms; two changes in one step look like one
 
@@ -58,14 +60,14 @@ class _Item:
 class _Batch:
     """A run of the walk: entries that are ready, and files still being read, in order."""
 
-    items: list[_Item | Known] = field(default_factory=list)
+    items: list[_Item | Stretch] = field(default_factory=list)
     files: int = 0
-    bytes: int = 0
+    bytes: int = 0  # of content, or of remembered lines
     done: threading.Event = field(default_factory=threading.Event)
 
     @property
     def full(self) -> bool:
-        return self.files >= BATCH_FILES or self.bytes >= BATCH_BYTES or len(self.items) >= 16 * BATCH_FILES
+        return self.files >= BATCH_FILES or self.bytes >= BATCH_BYTES or len(self.items) >= BATCH_ITEMS
 
 
 @dataclass(slots=True)
@@ -109,9 +111,12 @@ def take_tree(
     """
     tree = f"{top} {os.stat(top).st_dev} {os.stat(top).st_ino} ".encode(errors="surrogateescape") + rules.as_bytes()
     before = store.pack_names()
-    memory = Memory.load(memory_file, tree, store.pack_files()) if memory_file else Memory({})
-    recorder = Recorder(time.time_ns())
-    with Writer(store, THREADS) as writer, _no_collector():
+    with ExitStack() as stack:
+        memory = Memory.load(memory_file, tree, store.pack_files()) if memory_file else Memory()
+        stack.enter_context(memory)
+        recorder = stack.enter_context(Recorder(memory_file, tree, memory, time.time_ns()))
+        writer = stack.enter_context(Writer(store, THREADS))
+        stack.enter_context(_no_collector())
         taken = _Pass(writer, emit, progress, memory, recorder, rules).take(top)
         if os.geteuid() != 0:
             taken.findings.append(Finding(b"", "it was not read by root, who alone sees trusted attributes"))
@@ -119,9 +124,9 @@ def take_tree(
         writer.finish()
         taken.new_bytes, taken.stored_bytes = sum(writer.new_bytes), writer.stored_bytes
         taken.packs = before | writer.relied_on  # what is remembered rests on those of before
-    packs = store.pack_files()
-    if memory_file and taken.packs <= {name for name, _, _ in packs}:  # else what it rests on was just collected
-        recorder.save(memory_file, tree, packs, memory)
+        packs = store.pack_files()
+        if taken.packs <= {name for name, _, _ in packs}:  # else what it rests on was just collected
+            recorder.save(packs)
     return taken
 
 
@@ -154,6 +159,9 @@ class _Pass:
         self._waiting: deque[_Batch] = deque()
         self._links: dict[tuple[int, int], bytes] = {}
         self._lost: set[bytes] = set()
+        self._ahead = 0  # names met and not yet written
+        self._lines: list[bytes] = []
+        self._lines_bytes = 0
 
     def take(self, top: Path) -> Taken:
         self._progress.stage("reading files", unit="files")
@@ -162,18 +170,20 @@ class _Pass:
             with self._readers:
                 try:
                     for found in walk(top, self._report, self._memory, leaves_out=self._rules.leaves_out):
-                        if isinstance(found, Known):
+                        if isinstance(found, Stretch):
                             batch.items.append(found)
+                            batch.bytes += len(found.lines)
                         else:
                             self._put(batch, found)
                         if batch.full:
                             self._hand_over(batch)
                             batch = _Batch()
                     self._hand_over(batch)
+                    self._drain(leave=0)
+                    self._give()
                 finally:
                     for _ in range(THREADS):
                         self._work.put(None)
-            self._drain(everything=True)
         finally:  # on a failure files are still open
             for left in (*self._waiting, batch):
                 for item in left.items:
@@ -240,21 +250,30 @@ class _Pass:
         self._find(path, finding)
 
     def _hand_over(self, batch: _Batch) -> None:
-        while not self._room.acquire(timeout=0.2) and not self._readers.failure:
-            pass
+        while not self._room.acquire(timeout=0.2):
+            self._check_readers()
+        self._waiting.append(batch)
+        self._ahead += len(batch.items)
+        self._work.put(batch)
+        self._drain(leave=AHEAD)
+
+    def _check_readers(self) -> None:
         if self._readers.failure:
             raise self._readers.failure
-        self._waiting.append(batch)
-        self._work.put(batch)
-        self._drain(everything=False)
 
-    def _drain(self, *, everything: bool) -> None:
-        """Write the lines of all batches that are done, in order."""
-        while self._waiting and (everything or self._waiting[0].done.is_set()):
-            batch = self._waiting.popleft()
+    def _drain(self, *, leave: int) -> None:
+        """Write the lines of the batches that are done, in order; wait until at most ``leave`` names are left."""
+        while self._waiting:
+            batch = self._waiting[0]
+            while self._ahead > leave and not batch.done.wait(0.2):
+                self._check_readers()
+            if not batch.done.is_set():
+                return
+            self._waiting.popleft()
+            self._ahead -= len(batch.items)
             for item in batch.items:
-                if isinstance(item, Known):
-                    self._write_known(item)
+                if isinstance(item, Stretch):
+                    self._write_stretch(item)
                 elif item.line:
                     size = item.info.st_size if stat.S_ISREG(item.info.st_mode) else None
                     self._write_line(item, item.line, size)
@@ -262,13 +281,22 @@ class _Pass:
                     self._write(item, item.entry)
             self._progress.advance(batch.files)
 
-    def _write_known(self, known: Known) -> None:
-        self._emit(known.lines)
-        self._taken.entries += known.entries
-        if known.folder:
-            self._taken.files += known.folder.files
-            self._taken.bytes += known.folder.content_bytes
-            self._recorder.keep(known.prefix, known.folder)
+    def _write_stretch(self, stretch: Stretch) -> None:
+        self._put_line(stretch.lines)
+        self._recorder.keep(stretch)
+        self._taken.entries += stretch.entries
+        self._taken.files += stretch.files
+        self._taken.bytes += stretch.content_bytes
+
+    def _put_line(self, line: bytes) -> None:
+        self._lines.append(line)
+        self._lines_bytes += len(line)
+        if self._lines_bytes >= WRITTEN:
+            self._give()
+
+    def _give(self) -> None:
+        self._emit(b"".join(self._lines))
+        self._lines, self._lines_bytes = [], 0
 
     def _write(self, item: _Item, entry: Entry) -> None:
         if entry.type == "link" and entry.link_to in self._lost:
@@ -277,7 +305,7 @@ class _Pass:
         self._write_line(item, self._fitting(entry).encode(), entry.size if entry.type == "file" else None)
 
     def _write_line(self, item: _Item, line: bytes, size: int | None) -> None:
-        self._emit(line)
+        self._put_line(line)
         self._recorder.add(item.found.path, item.info, line)
         self._taken.entries += 1
         if size is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import overload
 
 from statelesskit import fs
 from statelesskit.manifest import NAME_MAX, PATH_MAX, Entry
-from statelesskit.memory import Folder, Memory
+from statelesskit.memory import Memory, Stretch, fingerprint
 
 TYPES = {
     stat.S_IFREG: "file",
@@ -27,6 +28,7 @@ TYPES = {
     stat.S_IFIFO: "fifo",
     stat.S_IFSOCK: "socket",
 }
+_ENCODING = sys.getfilesystemencoding()  # os.fsencode takes five times as long
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A file that turned into a FIFO must not block us, reading must not move the access time.
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -56,21 +58,13 @@ class Found:
     info: os.stat_result
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Lines of a folder in which nothing changed; the first run of a folder brings its record."""
-
-    prefix: bytes
-    lines: bytes
-    entries: int
-    folder: Folder | None
-
-
 @dataclass(slots=True)
 class _Level:
     """A folder we are in: ``names`` are still to come, ``inside`` are its folders that still must be entered.
 
-    Of a folder in which nothing changed, ``runs`` are to come instead: lines, and folders to enter.
+    Attributes:
+        closely: the last name of a stretch in which something changed, so up to it we look at each.
+        hidden: something mounted may lie over its names, or they are too long: nothing is remembered.
     """
 
     fd: int
@@ -78,7 +72,8 @@ class _Level:
     info: os.stat_result
     names: list[bytes]
     inside: list[Found] = field(default_factory=list)
-    runs: list[Known | Found] | None = None
+    closely: bytes = b""
+    hidden: bool = False
 
 
 @overload
@@ -86,10 +81,10 @@ def walk(top: Path, report: Callable[[Finding], None], *, leaves_out: LeavesOut 
 @overload
 def walk(
     top: Path, report: Callable[[Finding], None], memory: Memory, *, leaves_out: LeavesOut = ...
-) -> Iterator[Found | Known]: ...
+) -> Iterator[Found | Stretch]: ...
 def walk(
     top: Path, report: Callable[[Finding], None], memory: Memory | None = None, *, leaves_out: LeavesOut = None
-) -> Iterator[Found | Known]:
+) -> Iterator[Found | Stretch]:
     """Yield everything below ``top``, itself first, in the order of the full paths' bytes.
 
     What can't be reached, what another file system mounted in the tree hides, and folders that change
@@ -106,21 +101,18 @@ def walk(
     levels = [_Level(root, b"", info, [])]
     try:
         levels[0].names = _names(root, b"", leaves_out)
+        levels[0].hidden = bool(mounted)
         yield Found(b"", root, b".", info)
-        _recall(levels[0], memory, mounted)
         while levels:
             level = levels[-1]
             enter: Found | None = None
-            if level.runs:
-                run = level.runs.pop()
-                if isinstance(run, Known):
-                    yield run
-                else:
-                    enter = run
             # "a", "a.b", "a/c": a name comes before the inside of the folder "a" if it sorts before "a/".
-            elif level.inside and (not level.names or level.inside[-1].name + b"/" < level.names[-1]):
+            if level.inside and (not level.names or level.inside[-1].name + b"/" < level.names[-1]):
                 enter = level.inside.pop()
             elif level.names:
+                if memory and not level.hidden and (known := _recall(level, memory)):
+                    yield known
+                    continue
                 name = level.names.pop()
                 if here := _look(level, name, mounted, report):
                     if stat.S_ISDIR(here.info.st_mode):
@@ -136,56 +128,48 @@ def walk(
                 report(Finding(enter.path, "something is mounted here; what is on it is not part of the tree"))
             elif below := _enter(enter, report, leaves_out):
                 levels.append(below)
-                _recall(below, memory, mounted)
+                # What is mounted over a name has a fingerprint of its own; look at each.
+                over = any(path.startswith(below.prefix) for path in mounted)
+                below.hidden = over or len(below.prefix) > PATH_MAX - NAME_MAX
     finally:
         for level in levels:
             os.close(level.fd)
 
 
-def _recall(level: _Level, memory: Memory | None, mounted: set[bytes]) -> None:
-    """If nothing in a folder changed, let its remembered lines stand for its names."""
-    if memory is None or level.prefix not in memory.folders or len(level.prefix) > PATH_MAX - NAME_MAX:
-        return
-    if any(path.startswith(level.prefix) for path in mounted):
-        return  # what is mounted over a name has a fingerprint of its own; look at each
-    names = level.names[::-1]
+def _recall(level: _Level, memory: Memory) -> Stretch | None:
+    """If nothing changed in the stretch that begins with the next name, let it stand for its names."""
+    if level.names[-1] <= level.closely:
+        return None
+    stretch = memory.stretch(level.prefix, level.names[-1])
+    if stretch is None:
+        return None
+    level.closely = last = stretch.last
+    count = stretch.entries
+    names = level.names[-count:][::-1]
+    if b"/".join(names) + b"/" != stretch.names:
+        return None
     try:
         infos = [os.stat(name, dir_fd=level.fd, follow_symlinks=False) for name in names]
     except OSError:
-        return  # the closer look will say what it is
-    folder = memory.unchanged(level.prefix, names, infos)
-    if folder is None:
-        return
-    level.names = []
-    level.runs = _runs(level, names, infos, folder)
-
-
-def _runs(level: _Level, names: list[bytes], infos: list[os.stat_result], folder: Folder) -> list[Known | Found]:
-    """Return a folder's lines, cut where the inside of one of its folders comes, as a stack."""
-    inside = [number for number, info in enumerate(infos) if stat.S_ISDIR(info.st_mode)]
-    if not inside:
-        return [Known(level.prefix, folder.lines, len(names), folder)]
-    lines = folder.lines.splitlines(keepends=True)
-    events = sorted([(name, n) for n, name in enumerate(names)] + [(names[n] + b"/", n) for n in inside])
-    runs: list[Known | Found] = []
-    gathered: list[bytes] = []
-    for key, n in events:
-        if key.endswith(b"/"):
-            if gathered or not runs:
-                runs.append(Known(level.prefix, b"".join(gathered), len(gathered), None if runs else folder))
-                gathered = []
-            runs.append(Found(level.prefix + names[n], level.fd, names[n], infos[n]))
-        else:
-            gathered.append(lines[n])
-    if gathered:
-        runs.append(Known(level.prefix, b"".join(gathered), len(gathered), None))
-    return runs[::-1]
+        return None  # the closer look will say what it is
+    if b"".join(map(fingerprint, infos)) != stretch.fingerprints:
+        return None
+    folders = [
+        Found(level.prefix + name, level.fd, name, info)
+        for name, info in zip(names, infos, strict=True)
+        if stat.S_ISDIR(info.st_mode)
+    ]
+    if any(folder.name + b"/" < last for folder in (*level.inside[-1:], *folders)):
+        return None  # the inside of one comes between
+    del level.names[-count:]
+    level.inside += folders
+    return stretch
 
 
 def _names(folder: int, prefix: bytes, leaves_out: LeavesOut) -> list[bytes]:
     """List an open folder as a stack: the first name is the last."""
-    with os.scandir(folder) as listing:
-        names = sorted((os.fsencode(item.name) for item in listing), reverse=True)
+    names = [name.encode(_ENCODING, "surrogateescape") for name in os.listdir(folder)]
+    names.sort(reverse=True)
     return names if leaves_out is None else [name for name in names if not leaves_out(prefix + name)]
 
 

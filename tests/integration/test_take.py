@@ -397,14 +397,14 @@ def test_a_folder_swapped_in_the_walk_leads_nowhere(place: Path, to: str, monkey
     (place / "outside/secret").write_text("secret")
     real = tree._enter
 
-    def enter(found: tree.Found, report):  # type: ignore[no-untyped-def]
+    def enter(found: tree.Found, *more):  # type: ignore[no-untyped-def]
         if found.path == b"folder":
             (top / "folder").rename(place / "away")
             if to == "symlink":
                 (top / "folder").symlink_to(place / "outside")
             elif to == "folder":
                 (place / "outside").rename(top / "folder")
-        return real(found, report)
+        return real(found, *more)
 
     monkeypatch.setattr(tree, "_enter", enter)
     manifest, result = taken(top, Store(place / "store"))
