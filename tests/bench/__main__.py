@@ -1,43 +1,41 @@
-"""The jobs of issue-sized claims: take, take again, take after an upgrade, export; small root and large."""
+"""Speed and size against the peers, side by side in one run; results are kept as they come, so a run can go on."""
 
 from __future__ import annotations
 
 import argparse
-from datetime import UTC, datetime
+import json
 from pathlib import Path
 
-from tests.bench.contenders import Bench
-from tests.bench.jobs import JOBS
+from tests.bench.jobs import JOBS, Bench, Result
 from tests.bench.measure import raise_limits
-from tests.bench.roots import large_root, small_roots
+from tests.bench.report import page
 
-ROOT = Path(__file__).parents[2]
+PAGE = Path(__file__).parents[2] / "docs/benchmarks.md"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="script/bench", description=__doc__)
-    parser.add_argument("jobs", nargs="*", help="first, again, upgrade, export (default: all)")
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"{', '.join(JOBS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("/var/tmp/statelesskit-bench"))
-    parser.add_argument("--large", action="store_true", help="also the root of more than 100 000 files")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--fresh", action="store_true", help="measure again what an earlier run has finished")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md of all that is finished")
     options = parser.parse_args()
     raise_limits()
+    kept = options.work / "results.json"
+    done = json.loads(kept.read_text()) if kept.exists() else {}
     bench = Bench(options.work, options.rounds)
-    roots = {"small": small_roots(options.work)}
-    if options.large:
-        roots["large"] = large_root(options.work)
     for name in options.jobs or JOBS:
-        for size, (before, after) in roots.items():
-            JOBS[name](bench, size, before, after)
+        if name in done and not options.fresh:
+            continue
+        print(name, flush=True)
+        done[name] = [result.as_json() for result in JOBS[name](bench)]
+        kept.write_text(json.dumps(done))
+    results = [Result.from_json(one) for name in JOBS for one in done.get(name, [])]
+    text = page(results, options.work, options.rounds)
+    print(text)
     if options.write:
-        head = (
-            "# Measured against the peers\n\nMade by `script/bench --large --write` on "
-            f"{datetime.now(UTC):%Y-%m-%d}, two cores, medians of {options.rounds} rounds in which each ran in turn. "
-            'Everything is flushed to the disk before it counts as done. "Of ours" is the peer\'s time over ours.\n'
-        )
-        (ROOT / "docs").mkdir(exist_ok=True)
-        (ROOT / "docs/benchmarks.md").write_text(head + "\n".join(bench.lines) + "\n")
+        PAGE.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who takes part: this tool and its peers, each flushed to the disk before it counts as done."""
+"""Who takes part: this tool and its peers, each with a repository of its own, flushed before it counts as done."""
 
 from __future__ import annotations
 
@@ -6,94 +6,101 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.measure import Contender
 from tests.conftest import free_port
 
-CLI = f"{sys.executable} -m statelesskit"
+CLI = str(Path(sys.executable).with_name("statelesskit"))
+OURS = "statelesskit"
+PEERS = ("restic", "borg", "ostree archive", "casync")
+PACKAGES = ("restic", "borgbackup", "ostree", "casync", "rsync", "zstd", "tar", "coreutils")
 
 
-class Bench:
-    """A work folder with the trees, and each peer's repository in it."""
+@dataclass(frozen=True)
+class Keeper:
+    """A deduplicating store of trees.
 
-    def __init__(self, work: Path, rounds: int) -> None:
-        self.work, self.rounds = work, rounds
-        self.lines: list[str] = []
+    Attributes:
+        folder: everything it keeps, its caches too; ``{}`` in the commands stands for it.
+        sizes: what of it counts as stored (caches do not).
+        rounds: at most so many, for one that is slow.
+    """
 
-    def fresh(self, name: str) -> Path:
-        path = self.work / "repos" / name
-        shutil.rmtree(path, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+    name: str
+    folder: Path
+    init: str
+    take: str
+    sizes: tuple[str, ...]
+    rounds: int = 100
 
-    def report(self, title: str, contenders: list[Contender], goals: str) -> None:
-        ours = contenders[0]
-        print(f"\n{title}", flush=True)
-        rows = [
-            "",
-            f"### {title}",
-            "",
-            goals,
-            "",
-            "| | wall s | of ours | CPU s | peak MB | stored MB |",
-            "|---|---|---|---|---|---|",
-        ]
-        for one in contenders:
-            spread = f"{one.wall:.2f} [{min(one.wall_s):.2f}–{max(one.wall_s):.2f}]"
-            stored = f"{one.stored_mb:.0f}" if one.size else ""
-            rows.append(
-                f"| {one.name} | {spread} | {one.wall / ours.wall:.2f} | {one.cpu:.2f} | {one.peak_mb:.0f} | {stored} |"
-            )
-        print("\n".join(rows[5:]), flush=True)
-        self.lines += rows
+    @property
+    def command(self) -> str:
+        return self.take.replace("{}", str(self.folder))
+
+    @property
+    def _saved(self) -> Path:
+        return self.folder.with_suffix(".taken")
+
+    def fresh(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        shell(self.init.replace("{}", str(self.folder)))
+
+    def save(self) -> None:
+        """Keep the repository as it is now, to start from it again."""
+        self.drop()
+        subprocess.run(["cp", "-a", self.folder, self._saved], check=True)
+
+    def is_saved(self) -> bool:
+        return self._saved.exists()
+
+    def restore(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        subprocess.run(["cp", "-a", self._saved, self.folder], check=True)
+
+    def drop(self) -> None:
+        shutil.rmtree(self._saved, ignore_errors=True)
+
+    def contender(self, before: Callable[[], object]) -> Contender:
+        return Contender(self.name, self.command, before, tuple(self.folder / size for size in self.sizes), self.rounds)
 
 
-def peers(bench: Bench, tree: Path) -> list[Contender]:
-    """The deduplicating stores, each flushed to the disk as ours is."""
-    repos = bench.work / "repos"
-    borg, restic, ostree, casync = (repos / name for name in ("borg", "restic", "ostree", "casync"))
-    env = f"export HOME={bench.work} BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes RESTIC_PASSWORD=x; "
-
-    def init(name: str, command: str) -> Callable[[], None]:
-        def run() -> None:
-            path = bench.fresh(name)
-            path.mkdir()
-            shutil.rmtree(bench.work / ".cache", ignore_errors=True)
-            subprocess.run(["/bin/sh", "-ec", env + command], check=True, capture_output=True)
-
-        return run
-
+def keepers(repos: Path, tree: Path, *, large: bool) -> list[Keeper]:
+    """Return ours first, then the peers, all for one tree."""
+    home = "export HOME={} RESTIC_PASSWORD=x BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK=yes; "
+    casync = "casync make --exclude-submounts=yes --cache={}/cache --store={}/store {}/tree.caidx"
     return [
-        Contender(
-            "restic", f"{env} restic -q -r {restic} backup {tree}",
-            init("restic", f"restic -q init -r {restic}"), restic,
+        Keeper(OURS, repos / "site", new_site(tree), f"{CLI} --site {{}} snapshot take p", ("store", "snapshots")),
+        Keeper(
+            "restic", repos / "restic", f"{home} restic -q -r {{}}/repo init",
+            f"{home} restic -q -r {{}}/repo backup {tree}", ("repo",),
         ),
-        Contender(
-            "borg", f"{env} borg create -C zstd,3 {borg}::{{utcnow:%f}} {tree}",
-            init("borg", f"borg init -e none {borg}"), borg,
+        Keeper(
+            "borg", repos / "borg", f"{home} borg init -e none {{}}/repo",
+            f"{home} borg create -C zstd,3 {{}}/repo::{{utcnow:%s%f}} {tree}", ("repo",),
         ),
-        Contender(
-            "ostree archive", f"ostree --repo={ostree} commit -b x --no-bindings {tree} >/dev/null",
-            init("ostree", f"ostree --repo={ostree} init --mode=archive"), ostree,
+        Keeper(
+            "ostree archive", repos / "ostree", "ostree --repo={}/repo init --mode=archive",
+            f"ostree --repo={{}}/repo commit -b x --no-bindings {tree}", ("repo",), rounds=1,
         ),
-        Contender(
-            "casync", f"casync make --with=all --without=privileged --exclude-submounts=yes --cache-auto "
-            f"--store={casync}/s {casync}/x.caidx {tree} && sync -f {casync}",
-            init("casync", f"mkdir -p {casync}/s"), casync,
+        Keeper(
+            "casync", repos / "casync", "mkdir {}/store {}/cache",
+            f"{casync} {tree} && sync -f {{}}", ("store", "tree.caidx"), rounds=1 if large else 100,
         ),
     ]  # fmt: skip
 
 
-def site_for(bench: Bench, tree: Path) -> Callable[[], None]:
-    def make() -> None:
-        path = bench.fresh("site")
-        for words in (f"site init --name bench --port {free_port()}", f"prototype create p --from at:{tree}"):
-            subprocess.run(f"{CLI} --site {path} {words}", shell=True, check=True, capture_output=True)
-
-    return make
+def new_site(tree: Path) -> str:
+    """Return the command that makes a site at ``{}`` with the tree as its prototype ``p``."""
+    ours = f"{CLI} --site {{}}"
+    return f"{ours} site init --name bench --port {free_port()} && {ours} prototype create p --from at:{tree}"
 
 
-def ours(bench: Bench, before: Callable[[], None], command: str) -> Contender:
-    site = bench.work / "repos/site"
-    return Contender("statelesskit", f"{CLI} --site {site} {command} 2>/dev/null", before, site / "store")
+def shell(command: str) -> str:
+    """Run what is not measured; return what it printed."""
+    done = subprocess.run(["/bin/sh", "-ec", command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout

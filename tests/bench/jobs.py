@@ -1,99 +1,316 @@
-"""What is measured, each with its goal."""
+"""What is measured, job by job. Each leaves rows, and the goals they are held against."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.bench.contenders import CLI, Bench, ours, peers, site_for
-from tests.bench.measure import Contender, race
+from tests.bench.contenders import CLI, OURS, PEERS, Keeper, keepers, new_site, shell
+from tests.bench.measure import Contender, Row, race, stored_mb, warm
+from tests.bench.roots import Root, fill, growing_roots, large_root, small_root
+from tests.bench.synthetic import two_snapshots
+
+AMOUNTS = [10_000, 30_000, 100_000, 300_000, 1_000_000]
+MANY = [1, 50, 100, 200, 350, 500]
+FIND = "find -printf"
 
 
-def first(bench: Bench, size: str, before: Path, after: Path) -> None:
+@dataclass(frozen=True)
+class Goal:
+    """One number that was promised, and what was reached."""
+
+    what: str
+    wanted: float
+    reached: float
+    unit: str = "×"
+
+    @property
+    def met(self) -> bool:
+        return self.reached <= self.wanted
+
+
+@dataclass
+class Result:
+    """A table of a job."""
+
+    title: str
+    rows: list[Row]
+    goals: list[Goal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Result:
+        rows = [Row(**row) for row in data["rows"]]
+        return cls(data["title"], rows, [Goal(**goal) for goal in data["goals"]], data["notes"])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where it happens, and how often."""
+
+    work: Path
+    rounds: int
+
+    @property
+    def repos(self) -> Path:
+        return self.work / "repos"
+
+    def roots(self) -> Iterator[tuple[Root, int]]:
+        yield small_root(self.work), self.rounds
+        yield large_root(self.work), max(1, self.rounds // 2)
+
+
+def of(rows: list[Row], *names: str) -> list[Row]:
+    return [row for row in rows if row.name in names and row.wall_s]
+
+
+def ratio(rows: list[Row], *names: str) -> float:
+    """Return our time as a share of the fastest of those."""
+    return of(rows, OURS)[0].wall / min(row.wall for row in of(rows, *names))
+
+
+def first(bench: Bench) -> Iterator[Result]:
     """The first snapshot of a root."""
-    pipe = bench.work / "repos/tar.zst"
-    bench.fresh("x")
-    contenders = [
-        ours(bench, site_for(bench, before), "snapshot take p"),
-        Contender(
-            "tar | zstd -3 -T2",
-            f"tar -C {before} --xattrs --acls --numeric-owner -cf - . | zstd -q -3 -T2 -f -o {pipe} && sync {pipe}",
-            size=pipe,
-        ),
-        *peers(bench, before),
-    ]  # fmt: skip
-    race(contenders, bench.rounds)
-    bench.report(
-        f"First snapshot, {size}", contenders,
-        "Goal: at most 0.35 of the fastest deduplicating store, at most 1.0 of `tar | zstd -3 -T2`.",
-    )  # fmt: skip
+    for root, rounds in bench.roots():
+        root.reset()
+        stores = keepers(bench.repos, root.live, large=root.name == "large")
+        archive = bench.repos / "tar.zst"
+        tar = f"tar -C {root.live} --xattrs --acls --numeric-owner -cf - . | zstd -q -3 -T2 -fo {archive}"
+        ours, *others = [store.contender(store.fresh) for store in stores]
+        warm(root.live)
+        rows = race(
+            [ours, Contender("tar | zstd -3 -T2", f"{tar} && sync {archive}", sizes=(archive,)), *others], rounds
+        )
+        yield Result(
+            f"First snapshot, {root.name}",
+            rows,
+            [
+                Goal(f"first snapshot, {root.name}, of the fastest deduplicating store", 0.35, ratio(rows, *PEERS)),
+                Goal(f"first snapshot, {root.name}, of tar, zstd -3 -T2", 1.0, ratio(rows, "tar | zstd -3 -T2")),
+            ],
+        )
+        shutil.rmtree(bench.repos)
 
 
-def again(bench: Bench, size: str, before: Path, after: Path) -> None:
-    """A snapshot when nothing changed: each store holds it already."""
-    contenders = [ours(bench, site_for(bench, before), "snapshot take p"), *peers(bench, before)]
-    for one in contenders:
-        one.before()
-        subprocess.run(["/bin/sh", "-ec", one.command], check=True, stdout=subprocess.DEVNULL)
-        one.before = lambda: None
-    contenders.insert(1, Contender("find -printf", f"find {before} -printf '%p %i %m %U %G %s %T@ %C@\\n' >/dev/null"))
-    race(contenders, bench.rounds)
-    bench.report(
-        f"Unchanged, {size}", contenders,
-        "Goal: small at most 1.0 of casync; large at most 1.5 of `find -printf` and 0.25 of the fastest peer.",
-    )  # fmt: skip
+def again(bench: Bench) -> Iterator[Result]:
+    """A snapshot when nothing changed; every store has seen the tree twice before."""
+    for root, rounds in bench.roots():
+        root.reset()
+        stores = keepers(bench.repos, root.live, large=root.name == "large")
+        for store in stores:
+            store.fresh()
+            for _ in range(1 if store.name.startswith("ostree") else 2):
+                shell(store.command)
+        find = f"find {root.live} -printf '%p %i %m %U %G %s %T@ %C@\\n'"
+        ours, *others = [store.contender(lambda: None) for store in stores]
+        rows = race([ours, Contender(FIND, find), *others], rounds)
+        goals = [Goal("unchanged, small, whole command, of casync with its cache", 1.0, ratio(rows, "casync"))]
+        if root.name == "large":
+            goals = [
+                Goal("unchanged, large, whole command, of find -printf", 1.5, ratio(rows, FIND)),
+                Goal("unchanged, large, whole command, of the fastest peer", 0.25, ratio(rows, *PEERS)),
+            ]
+        yield Result(f"Unchanged, {root.name}", rows, goals)
+        shutil.rmtree(bench.repos)
 
 
-def upgrade(bench: Bench, size: str, before: Path, after: Path) -> None:
-    """A snapshot after an upgrade in place; the tree keeps its path, and unchanged files their inodes."""
-    tree = bench.work / "trees/live"
+def upgrade(bench: Bench) -> Iterator[Result]:
+    """A snapshot after an upgrade in place, and what two of them take."""
+    root = small_root(bench.work)
+    stores = keepers(bench.repos, root.live, large=False)
+    root.reset()
+    for store in stores:
+        store.fresh()
+        shell(store.command)
+        store.save()
+    root.upgrade()
 
-    def started(one: Contender, fresh: Callable[[], None]) -> Callable[[], None]:
-        def run() -> None:
-            sync_tree(before, tree)
-            fresh()
-            subprocess.run(["/bin/sh", "-ec", one.command], check=True, stdout=subprocess.DEVNULL)
-            sync_tree(after, tree)
+    def restored(store: Keeper) -> Callable[[], None]:
+        # The cache of what was seen knows inodes and times of the tree, which stays upgraded from here on.
+        return lambda: store.restore()
 
-        return run
-
-    sync_tree(before, tree)
-    contenders = [ours(bench, site_for(bench, tree), "snapshot take p"), *peers(bench, tree)]
-    for one in contenders:
-        one.before = started(one, one.before)
-    race(contenders, bench.rounds)
-    bench.report(
-        f"After an upgrade, {size}", contenders,
-        "Goal: at most 0.4 of the fastest deduplicating store; the store no larger than the smallest peer's.",
-    )  # fmt: skip
-
-
-def export(bench: Bench, size: str, before: Path, after: Path) -> None:
-    """A tree from the store, verified, against a plain copy."""
-    site, target, copy = bench.work / "repos/site", bench.work / "repos/tree", bench.work / "repos/copy"
-    site_for(bench, before)()
-    subprocess.run(f"{CLI} --site {site} snapshot take p", shell=True, check=True, capture_output=True)
-    name = next((site / "snapshots").iterdir()).name
-
-    def without(path: Path) -> Callable[[], None]:
-        return lambda: shutil.rmtree(path, ignore_errors=True)
-
-    contenders = [
-        Contender("statelesskit", f"{CLI} --site {site} export tree {name} {target} 2>/dev/null", without(target)),
-        Contender("cp -a, sync -f", f"cp -a {before} {copy} && sync -f {copy}", without(copy)),
-        Contender("cp -al", f"cp -al {before} {copy}", without(copy)),
-    ]
-    race(contenders, bench.rounds)
-    bench.report(f"Export of a tree, {size}", contenders, "Goal: at most 1.0 of `cp -a` with `sync -f` on both.")
+    rows = race([store.contender(restored(store)) for store in stores], bench.rounds)
+    goals = [Goal("after an upgrade, of the fastest deduplicating store", 0.4, ratio(rows, *PEERS))]
+    ours = stores[0].contender(lambda: None)
+    smallest = min(row.stored_mb for row in of(rows, *PEERS))
+    goals.append(Goal("two snapshots, as taken, of the smallest peer", 1.0, of(rows, OURS)[0].stored_mb / smallest))
+    packed = Row("statelesskit, repacked")
+    packed.run(f"{CLI} --site {stores[0].folder} snapshot collect --objects-only --repack")
+    packed.stored_mb = stored_mb(ours.sizes)
+    goals.append(Goal("two snapshots, after repack, of the smallest peer", 0.9, packed.stored_mb / smallest))
+    yield Result("After an upgrade in place, and what two snapshots take", [*rows, packed], goals)
+    shutil.rmtree(bench.repos)
 
 
-def sync_tree(source: Path, target: Path) -> None:
-    """Make ``target`` like ``source`` in place, touching only what differs in content or metadata."""
-    subprocess.run(
-        ["rsync", "-aHAXS", "--numeric-ids", "--delete", "--checksum", f"{source}/", f"{target}/"], check=True
+def export(bench: Bench) -> Iterator[Result]:
+    """A tree from the store, verified, against a plain copy; then the next one, which shares its files."""
+    root = small_root(bench.work)
+    root.reset()
+    site, copy = bench.repos / "site", bench.repos / "copy"
+    shutil.rmtree(bench.repos, ignore_errors=True)
+    bench.repos.mkdir(parents=True)
+    shell(new_site(root.live).replace("{}", str(site)))
+    before = taken(site)
+    root.upgrade()
+    after = taken(site)
+    outside, inside = bench.repos / "tree", site / "exports/next"
+    warm(root.live)
+
+    def gone(*paths: Path) -> Callable[[], None]:
+        return lambda: [shutil.rmtree(path, ignore_errors=True) for path in paths] and None
+
+    rows = race(
+        [
+            Contender(OURS, f"{CLI} --site {site} export tree {after} {outside} && sync -f {outside}", gone(outside)),
+            Contender("cp -a", f"cp -a {root.live} {copy} && sync -f {copy}", gone(copy)),
+        ],
+        bench.rounds,
+    )
+    yield Result(
+        "Export of a tree, small, both with sync -f",
+        rows,
+        [Goal("export of a tree, verified, of cp -a", 1.0, ratio(rows, "cp -a"))],
+    )
+    shutil.rmtree(outside)
+    shutil.rmtree(copy)
+    old = site / "exports/old"
+    shell(f"{CLI} --site {site} export tree {before} {old}")
+    changed = bench.repos / "changed"
+    changed.mkdir()
+    write_changed(root.before, root.live, changed)
+    plain = f"cp -al {old} {copy} && cp -a {changed} {copy}.changed && sync -f {copy}"
+    rows = race(
+        [
+            Contender(OURS, f"{CLI} --site {site} export tree {after} {inside} && sync -f {inside}", gone(inside)),
+            Contender("cp -al, and cp -a of what changed", plain, gone(copy, copy.with_suffix(".changed"))),
+        ],
+        bench.rounds,
+    )
+    yield Result(
+        "The next export of the same prototype, after an upgrade",
+        rows,
+        [Goal("next export, of cp -al plus the changed bytes", 2.0, ratio(rows, "cp -al, and cp -a of what changed"))],
+    )
+    shutil.rmtree(bench.repos)
+
+
+def write_changed(before: Path, after: Path, target: Path) -> None:
+    """Copy the files that are new or other."""
+    command = ["rsync", "-a", "--checksum", f"--compare-dest={before}", "--prune-empty-dirs", f"{after}/", f"{target}/"]
+    subprocess.run(command, check=True)
+
+
+def taken(site: Path) -> str:
+    """Take a snapshot; return its name."""
+    told = shell(f"{CLI} --site {site} snapshot take p --json")
+    return told.partition('"snapshot": "')[2].partition('"')[0]
+
+
+def diff(bench: Bench) -> Iterator[Result]:
+    """Two manifests compared, loading included, in process and as a whole command; three lines in a hundred differ."""
+    for amount, wall, peak in ((100_000, 0.15, None), (1_000_000, 1.8, 500)):
+        shutil.rmtree(bench.repos, ignore_errors=True)
+        bench.repos.mkdir(parents=True)
+        site = bench.repos / "site"
+        shell(new_site(small_root(bench.work).before).replace("{}", str(site)))
+        names = two_snapshots(site, amount)
+        inner = Row("in process", amount=amount)
+        for _ in range(bench.rounds):
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.bench.synthetic", site, *names],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            wall_s, cpu_s, peak_mb = map(float, done.stdout.split())
+            inner.wall_s.append(wall_s)
+            inner.cpu_s.append(cpu_s)
+            inner.peak_mb = max(inner.peak_mb, peak_mb)
+        whole = Row("whole command", amount=amount)
+        for _ in range(bench.rounds):
+            whole.run(f"{CLI} --site {site} snapshot diff {' '.join(names)} --json")
+        goals = [Goal(f"diff of {amount} entries, loading included", wall, inner.wall, "s")]
+        goals += [Goal(f"memory of that, {amount} entries", peak, inner.peak_mb, "MB")] if peak else []
+        yield Result(f"Diff of two manifests, {amount} entries", [inner, whole], goals)
+    shutil.rmtree(bench.repos)
+
+
+def growth(bench: Bench) -> Iterator[Result]:
+    """First and unchanged snapshots of trees that grow."""
+    rows = []
+    for amount, root in growing_roots(bench.work, AMOUNTS).items():
+        shutil.rmtree(bench.repos, ignore_errors=True)
+        bench.repos.mkdir(parents=True)
+        site = bench.repos / "site"
+        shell(new_site(root).replace("{}", str(site)))
+        subprocess.run(["find", root, "-printf", ""], check=True)
+        for name in ("first", "second", "unchanged"):
+            row = Row(name, amount=amount)
+            row.run(f"{CLI} --site {site} snapshot take p")
+            if name != "second":  # which writes down what was too young to be remembered
+                rows.append(row)
+            print(f"  {amount} {name} {row.wall_s} {row.peak_mb:.0f} MB {row.failed}", flush=True)
+    shutil.rmtree(bench.repos)
+    rows.sort(key=lambda row: (row.name, row.amount))
+    peak = max(row.peak_mb for row in rows if row.amount == max(AMOUNTS))
+    firsts = [row for row in rows if row.name == "first"]
+    slope = (firsts[-1].wall / firsts[-1].amount) / (firsts[1].wall / firsts[1].amount)
+    yield Result(
+        "Growth",
+        rows,
+        [
+            Goal("memory of a take of 1 000 000 files", 300, peak, "MB"),
+            Goal("time a file, 1 000 000 files against 30 000", 1.5, slope),
+        ],
+        ["Files of some hundred bytes, no two alike. One run each."],
     )
 
 
-JOBS = {"first": first, "again": again, "upgrade": upgrade, "export": export}
+def many(bench: Bench) -> Iterator[Result]:
+    """Hundreds of snapshots of a root of 2 000 files in which 20 change each time."""
+    shutil.rmtree(bench.repos, ignore_errors=True)
+    bench.repos.mkdir(parents=True)
+    site, tree = bench.repos / "site", bench.repos / "root"
+    fill(tree / "usr", 2000)
+    shell(new_site(tree).replace("{}", str(site)))
+    rows = []
+    for number in range(1, max(MANY) + 1):
+        for file in range(20):
+            path = tree / f"usr/d{file % 4:05}/f{(number * 7 + file * 23) % 500}"
+            path.write_text(f"{number} {file}\n" * 30)
+        take = Row("take", amount=number)
+        take.run(f"{CLI} --site {site} snapshot take p")
+        if number in MANY:
+            verify, collect = Row("verify all", amount=number), Row("collect", amount=number)
+            verify.run(f"{CLI} --site {site} snapshot verify")
+            collect.run(f"{CLI} --site {site} snapshot collect --objects-only")
+            rows += [take, verify, collect]
+            print(f"  {number} " + " ".join(f"{row.wall_s} {row.failed}" for row in rows[-3:]), flush=True)
+    shutil.rmtree(bench.repos)
+    rows.sort(key=lambda row: (row.name, row.amount))
+    takes = [row for row in rows if row.name == "take"]
+    yield Result(
+        "Many snapshots",
+        rows,
+        [Goal("the 500th take against the 50th", 1.5, takes[-1].wall / takes[1].wall)],
+        ["One run each. Verifying and collecting look at every snapshot there is."],
+    )
+
+
+JOBS = {
+    "again": again,
+    "first": first,
+    "upgrade": upgrade,
+    "export": export,
+    "diff": diff,
+    "growth": growth,
+    "many": many,
+}
