@@ -95,6 +95,7 @@ def take_tree(
     *,
     memory_file: Path | None = None,
     rules: Rules = EVERYTHING,
+    expected: tuple[int, int] = (0, 0),
 ) -> Taken:
     """Read the tree at ``top``; give the manifest's lines to ``emit`` in order, one or many at a time.
 
@@ -104,6 +105,7 @@ def take_tree(
     Args:
         memory_file: where the last take of this tree left what it saw, and this one leaves it.
         rules: what is left out, or taken empty.
+        expected: about how many files there are, and of how many bytes, for the progress; 0 is unknown.
 
     Raises:
         NoSpaceError: the store's disk is full.
@@ -117,7 +119,7 @@ def take_tree(
         recorder = stack.enter_context(Recorder(memory_file, tree, memory, time.time_ns()))
         writer = stack.enter_context(Writer(store, THREADS))
         stack.enter_context(_no_collector())
-        taken = _Pass(writer, emit, progress, memory, recorder, rules).take(top)
+        taken = _Pass(writer, emit, progress, memory, recorder, rules).take(top, expected)
         if os.geteuid() != 0:
             taken.findings.append(Finding(b"", "it was not read by root, who alone sees trusted attributes"))
         progress.stage("writing to disk")
@@ -162,9 +164,12 @@ class _Pass:
         self._ahead = 0  # names met and not yet written
         self._lines: list[bytes] = []
         self._lines_bytes = 0
+        self._known_bytes, self._read_bytes = 0, [0] * THREADS
+        self._told = (0, 0)
 
-    def take(self, top: Path) -> Taken:
-        self._progress.stage("reading files", unit="files")
+    def take(self, top: Path, expected: tuple[int, int]) -> Taken:
+        files, size = expected
+        self._progress.stage("reading files", total=files, unit="files", total_bytes=size, about=True)
         batch = _Batch()
         try:
             with self._readers:
@@ -251,6 +256,7 @@ class _Pass:
 
     def _hand_over(self, batch: _Batch) -> None:
         while not self._room.acquire(timeout=0.2):
+            self._tell()
             self._check_readers()
         self._waiting.append(batch)
         self._ahead += len(batch.items)
@@ -266,6 +272,7 @@ class _Pass:
         while self._waiting:
             batch = self._waiting[0]
             while self._ahead > leave and not batch.done.wait(0.2):
+                self._tell()
                 self._check_readers()
             if not batch.done.is_set():
                 return
@@ -276,10 +283,16 @@ class _Pass:
                     self._write_stretch(item)
                 elif item.line:
                     size = item.info.st_size if stat.S_ISREG(item.info.st_mode) else None
+                    self._known_bytes += size or 0
                     self._write_line(item, item.line, size)
                 elif item.entry:
                     self._write(item, item.entry)
-            self._progress.advance(batch.files)
+            self._tell()
+
+    def _tell(self) -> None:
+        files, size = self._taken.files, self._known_bytes + sum(self._read_bytes)
+        self._progress.advance(files - self._told[0], size - self._told[1])
+        self._told = files, size
 
     def _write_stretch(self, stretch: Stretch) -> None:
         self._put_line(stretch.lines)
@@ -287,6 +300,7 @@ class _Pass:
         self._taken.entries += stretch.entries
         self._taken.files += stretch.files
         self._taken.bytes += stretch.content_bytes
+        self._known_bytes += stretch.content_bytes
 
     def _put_line(self, line: bytes) -> None:
         self._lines.append(line)
@@ -365,20 +379,22 @@ class _Pass:
         limit = before.st_size + 1
         if limit <= LARGE:
             content = _pread(job.fd, limit, 0)
+            self._read_bytes[thread] += len(content)
             digest, size = self._writer.add(thread, content), len(content)
         else:
-            digest, size = self._writer.add_stream(thread, self._pieces(job.fd, limit))
+            digest, size = self._writer.add_stream(thread, self._pieces(thread, job.fd, limit))
         with _SOURCE:
             after = os.fstat(job.fd)
         whole = settled and _version(before) == _version(after) and size == before.st_size
         return replace(entry, sha256=digest.hex(), size=size, holes=holes), whole
 
-    def _pieces(self, fd: int, limit: int) -> Iterator[bytes]:
+    def _pieces(self, thread: int, fd: int, limit: int) -> Iterator[bytes]:
         offset = 0
         while offset < limit and (piece := _pread(fd, min(PIECE, limit - offset), offset)):
             if self._readers.failure:
                 raise self._readers.failure
             offset += len(piece)
+            self._read_bytes[thread] += len(piece)
             yield piece
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from statelesskit.names import printable
-from statelesskit.progress import Progress
+from statelesskit.progress import Progress, pace
 
 WIDE = 200  # columns of a table that goes to a file or a pipe
 
@@ -71,16 +71,21 @@ class TerminalProgress(Progress):
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
         self._what, self._unit, self._total = "", "", 0
-        self._done, self._began, self._shown = 0, 0.0, 0.0
+        self._done, self._done_bytes, self._began, self._shown = 0, 0, 0.0, 0.0
+        self._total_bytes, self._about = 0, False
 
-    def stage(self, what: str, *, total: int | None = None, unit: str = "") -> None:
+    def stage(
+        self, what: str, *, total: int | None = None, unit: str = "", total_bytes: int = 0, about: bool = False
+    ) -> None:
         self.close()
         self._what, self._unit, self._total = what, unit, total or 0
-        self._done, self._began, self._shown = 0, time.monotonic(), 0.0
+        self._total_bytes, self._about = total_bytes, about
+        self._done, self._done_bytes, self._began, self._shown = 0, 0, time.monotonic(), 0.0
         self._show("")
 
-    def advance(self, amount: int = 1) -> None:
+    def advance(self, amount: int = 1, size_bytes: int = 0) -> None:
         self._done += amount
+        self._done_bytes += size_bytes
         if time.monotonic() - self._shown > (0.1 if self._live else 10):
             self._show(self._count())
 
@@ -92,16 +97,20 @@ class TerminalProgress(Progress):
         """End the last stage's line with its count and time."""
         if self._what:
             took = f"{time.monotonic() - self._began:.1f} s"
-            counted = f"{self._done} {self._unit}, {took}" if self._done else took
-            self._write(f"{self._what}: {counted}", end=True)
+            counted = pace(self._done, 0, self._unit, 0, done_bytes=self._done_bytes) + ", " if self._done else ""
+            self._write(f"{self._what}: {counted}{took}", end=True)
         self._what = ""
 
     def _count(self) -> str:
-        text = f"{self._done}" + (f" of {self._total}" if self._total else "") + f" {self._unit}"
-        spent = time.monotonic() - self._began
-        if self._total and self._done and spent > 2:
-            text += f", {spent * (self._total - self._done) / self._done:.0f} s left"
-        return text
+        return pace(
+            self._done,
+            self._total,
+            self._unit,
+            time.monotonic() - self._began,
+            done_bytes=self._done_bytes,
+            total_bytes=self._total_bytes,
+            about=self._about,
+        )
 
     def _show(self, text: str) -> None:
         self._shown = time.monotonic()

@@ -111,12 +111,16 @@ class FileProgress(Progress):
         self._path, self._written = path, 0.0
         self._told: dict[str, Any] = {}
 
-    def stage(self, what: str, *, total: int | None = None, unit: str = "") -> None:
+    def stage(
+        self, what: str, *, total: int | None = None, unit: str = "", total_bytes: int = 0, about: bool = False
+    ) -> None:
         self._told = {"what": what, "total": total, "unit": unit, "done": 0, "line": ""}
+        self._told |= {"total_bytes": total_bytes, "done_bytes": 0, "about": about, "began": time.time()}
         self._write()
 
-    def advance(self, amount: int = 1) -> None:
+    def advance(self, amount: int = 1, size_bytes: int = 0) -> None:
         self._told["done"] += amount
+        self._told["done_bytes"] += size_bytes
         self._write_soon()
 
     def say(self, line: str) -> None:

@@ -20,7 +20,7 @@ from statelesskit.prototype import load as load_prototype
 from statelesskit.prototype.prepare import Rules, identities, load_rules
 from statelesskit.snapshot.description import MANIFEST
 from statelesskit.snapshot.publish import CollectedError, Place, publish, removal_waits
-from statelesskit.snapshot.registry import Snapshot
+from statelesskit.snapshot.registry import Snapshot, list_snapshots
 from statelesskit.store import Store
 from statelesskit.take import Taken, take_tree
 from statelesskit.tree import Finding
@@ -58,7 +58,9 @@ def take(site: Site, prototype: str, *, note: str = "", progress: Progress = SIL
 def _take_once(site: Site, prototype: str, tree: Path, note: str, progress: Progress) -> tuple[Snapshot, Taken]:
     store, memory, rules = Store(site.store), site.prototypes / prototype / MEMORY, load_rules(site, prototype)
     with fs.work_folder(site.snapshots / prototype) as partial:
-        taken, digest = _write_manifest(partial / MANIFEST, tree, store, progress, memory, rules)
+        taken, digest = _write_manifest(
+            partial / MANIFEST, tree, store, progress, memory, rules, _expected(site, prototype)
+        )
 
         def describe(place: Place) -> Snapshot:
             now = datetime.now(UTC)
@@ -79,8 +81,13 @@ def _take_once(site: Site, prototype: str, tree: Path, note: str, progress: Prog
         return publish(site, partial, prototype, store, taken.packs, describe), taken
 
 
+def _expected(site: Site, prototype: str) -> tuple[int, int]:
+    before = list_snapshots(site, prototype)
+    return (before[-1].files, before[-1].bytes) if before else (0, 0)
+
+
 def _write_manifest(
-    path: Path, tree: Path, store: Store, progress: Progress, memory: Path, rules: Rules
+    path: Path, tree: Path, store: Store, progress: Progress, memory: Path, rules: Rules, expected: tuple[int, int]
 ) -> tuple[Taken, str]:
     total, own = hashlib.sha256(), list[bytes]()
     compressor = zstd.ZstdCompressor(level=3)
@@ -94,7 +101,7 @@ def _write_manifest(
                 fs.write_all(fd, packed)
 
         emit(HEADER)
-        taken = take_tree(tree, store, emit, progress, memory_file=memory, rules=rules)
+        taken = take_tree(tree, store, emit, progress, memory_file=memory, rules=rules, expected=expected)
         taken.findings += [
             Finding(one, "it is one machine's own; `prototype prepare --defaults` leaves it out") for one in own
         ]

@@ -250,8 +250,9 @@ def growth(bench: Bench) -> Iterator[Result]:
         shutil.rmtree(bench.repos, ignore_errors=True)
         bench.repos.mkdir(parents=True)
         site = bench.repos / "site"
+        (root / "etc").mkdir(exist_ok=True)
         shell(new_site(root).replace("{}", str(site)))
-        subprocess.run(["find", root, "-printf", ""], check=True)
+        warm(root)
         for name in ("first", "second", "unchanged"):
             row = Row(name, amount=amount)
             row.run(f"{CLI} --site {site} snapshot take p")
@@ -279,6 +280,7 @@ def many(bench: Bench) -> Iterator[Result]:
     shutil.rmtree(bench.repos, ignore_errors=True)
     bench.repos.mkdir(parents=True)
     site, tree = bench.repos / "site", bench.repos / "root"
+    (tree / "etc").mkdir(parents=True)  # without which it is no root tree
     fill(tree / "usr", 2000)
     shell(new_site(tree).replace("{}", str(site)))
     rows = []

@@ -19,6 +19,7 @@ from statelesskit.audit.listing import find_record, record_folders, summary_of
 from statelesskit.audit.records import EVENTS
 from statelesskit.config import Site
 from statelesskit.errors import ConflictError, NotFoundError
+from statelesskit.progress import pace
 from statelesskit.runbook.find import Runbook
 from statelesskit.runbook.launch import progress_file, run_log
 from statelesskit.runbook.parameters import TAG
@@ -74,7 +75,6 @@ class Run:
         self._site, self._process = site, started
         self._steps = _steps(runbook.notebook)
         self._record: Path | None = None
-        self._pace = _Pace()
 
     @classmethod
     def find(cls, site: Site, runbook: Runbook) -> Self | None:
@@ -142,7 +142,7 @@ class Run:
         try:
             progress = json.loads(progress_file(self._site, self.run_id).read_bytes())
             stage, done, total = str(progress["what"]), int(progress["done"]), int(progress["total"] or 0)
-            doing = f"{step}: {stage}{self._pace.told(stage, done, total, str(progress['unit']))}"
+            doing = f"{step}: {stage}{_pace(done, total, progress)}"
             line = str(progress["line"])
         except (OSError, ValueError, KeyError, TypeError):  # not written yet, or gone with the run's end
             return Sight(RUNNING, over=False, doing=step, done=cells, total=len(self._steps), record=self._record)
@@ -165,34 +165,19 @@ class Run:
         return "\n".join([f"it ended before its record began, with {how}", *text.splitlines()[-20:]])
 
 
-class _Pace:
-    """How fast a stage goes, from when it was first seen."""
-
-    def __init__(self) -> None:
-        self._stage, self._since, self._from = "", 0.0, 0
-
-    def told(self, stage: str, done: int, total: int, unit: str) -> str:
-        """Return how far a stage is and how long it may still take, or ""."""
-        now = time.monotonic()
-        if stage != self._stage:
-            self._stage, self._since, self._from = stage, now, done
-        if not done and not total:
-            return ""
-        text = (
-            f", {_amount(done, unit)}" + (f" of {_amount(total, unit)}" if total else "") + f" {_unit(unit)}".rstrip()
-        )
-        gained, spent = done - self._from, now - self._since
-        if total and gained > 0 and spent > 2:
-            text += f", about {spent * (total - done) / gained:.0f} s left"
-        return text
-
-
-def _amount(count: int, unit: str) -> str:
-    return f"{count / 1e6:.1f}" if unit == "bytes" else str(count)
-
-
-def _unit(unit: str) -> str:
-    return "MB" if unit == "bytes" else unit
+def _pace(done: int, total: int, progress: Mapping[str, Any]) -> str:
+    """Return how far a stage is and how long it may still take, or ""."""
+    if not done and not total:
+        return ""
+    return ", " + pace(
+        done,
+        total,
+        str(progress["unit"]),
+        time.time() - float(progress["began"]),
+        done_bytes=int(progress["done_bytes"]),
+        total_bytes=int(progress["total_bytes"]),
+        about=bool(progress["about"]),
+    )
 
 
 def _facts(told: Sequence[Event], kind: str) -> Mapping[str, Any]:
