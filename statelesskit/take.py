@@ -174,7 +174,8 @@ class _Pass:
         try:
             with self._readers:
                 try:
-                    for found in walk(top, self._report, self._memory, leaves_out=self._rules.leaves_out):
+                    leaves_out = self._rules.leaves_out if self._rules.leave_out else None
+                    for found in walk(top, self._report, self._memory, leaves_out=leaves_out):
                         if isinstance(found, Stretch):
                             batch.items.append(found)
                             batch.bytes += len(found.lines)
