@@ -10,6 +10,7 @@ built anew, of what must be there (what was flushed) and of some choice of the r
 - *names*: all names, but only contents that were flushed: a rename that overtook the data.
 - *half*, *zeros*, *garbage*: all names; of contents not flushed the first half, or the right length of zeros or
   of anything.
+- *gone*: what was flushed, and all removals: one that overtook the name of what it made needless.
 - *some*: a random choice of what was not flushed, any order.
 
 Recorded are the primitives of fs.py; Python's audit events tell what got to the watched folder by another way.
@@ -32,7 +33,7 @@ from typing import Any
 from statelesskit import fs
 
 State = dict[str, Any]  # name -> State of a folder, or (content, mtime in ns) of a file
-MODELS = ("killed", "flushed", "names", "half", "zeros", "garbage", "some", "some other")
+MODELS = ("killed", "flushed", "names", "half", "zeros", "garbage", "gone", "some", "some other")
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.link", "os.symlink"}
 
 
@@ -218,7 +219,8 @@ class Recording:
             if (
                 number in flushed
                 or model == "killed"
-                or (event.of_names and model not in ("flushed", "some", "some other"))
+                or (event.of_names and model not in ("flushed", "gone", "some", "some other"))
+                or (event.kind == "unlink" and model == "gone")
                 or (model.startswith("some") and chance.random() < 0.5)
             ):
                 disk.apply(event)

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from statelesskit import collect as product
 from statelesskit.collect import free
 from statelesskit.config import Site
 from statelesskit.export.tree import export_tree
@@ -149,6 +150,28 @@ class NothingLost(RuleBasedStateMachine):
     @rule(how=st.sampled_from([collect, repack]), where=st.sampled_from(["here", "there"]))
     def collect_one(self, how: Callable[[Site], None], where: str) -> None:
         how(self.site(where))
+
+    @rule(how=st.sampled_from([collect, repack]))
+    def collect_while_a_take_ends(self, how: Callable[[Site], None]) -> None:
+        """The snapshot comes after it was seen what is needed, and before anything is removed; it needs what is not."""
+        self.sites.write("new/x", b"the content of a pack of its own, %d" % len(self.places))
+        self.take("here")
+        last = list_snapshots(self.sites.here, "desktop")[-1].name
+        delete_now(self.sites.here, last)
+        del self.model["here"][last]
+        real, left = product.find_garbage, [self.take]
+
+        def find_and_take(*args: Any, **named: Any) -> Any:
+            found = real(*args, **named)
+            if left:
+                left.pop()("here")
+            return found
+
+        product.find_garbage = find_and_take
+        try:
+            how(self.sites.here)
+        finally:
+            product.find_garbage = real
 
     @rule(how=st.sampled_from([collect, repack]), at=MOMENTS)
     def collect_and_die(self, how: Callable[[Site], None], at: int) -> None:

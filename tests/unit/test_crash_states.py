@@ -50,7 +50,7 @@ def without_flushing_the_folder(path: Path) -> None:
     ("write", "possible", "in_the_end"),
     [
         (careful, {OLD, NEW}, {NEW}),
-        (in_place, {OLD, NEW, None, b"", NEW[:7], bytes(14)}, {OLD, NEW}),
+        (in_place, {OLD, NEW, None, b"", NEW[:7], bytes(14)}, {OLD, NEW, None}),
         (without_flushing_the_content, {OLD, NEW, b"", NEW[:7], bytes(14)}, {b"", NEW, NEW[:7], bytes(14)}),
         (without_flushing_the_folder, {OLD, NEW}, {OLD, NEW}),
     ],
