@@ -1,4 +1,7 @@
-"""Another reader, made from the docstrings of manifest.py and pack.py alone: so they say all that is needed.
+"""Another reader, made from the docstrings of the formats' modules alone: so they say all that is needed.
+
+They are manifest.py, pack.py, snapshot/manifest_file.py and snapshot/description.py; the index is derived, and nobody
+has to read it.
 
 Everything above the line of dashes knows nothing of statelesskit; it uses the zstd program.
 """
@@ -12,9 +15,14 @@ import struct
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from statelesskit.collect import free
 from statelesskit.manifest import HEADER, Entry
+from statelesskit.snapshot.registry import set_note
 from statelesskit.store import Store, Writer
 from statelesskit.take import take_tree
+from tests.two_sites import TwoSites
 
 
 def zstd(packed: bytes) -> bytes:
@@ -79,6 +87,20 @@ def read_snapshot(packed_manifest: bytes, packs: Path) -> tuple[str, dict[bytes,
     return hashlib.sha256(text).hexdigest(), found
 
 
+def read_folder(folder: Path) -> tuple[dict, dict[bytes, dict]]:
+    """Return what is said about a snapshot of a site, and what is in it."""
+    about = json.loads((folder / "snapshot.json").read_bytes())
+    fields = {name: value for name, value in about.items() if name != "checksum"}
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    assert about["checksum"] == "sha256:" + hashlib.sha256(canonical).hexdigest()
+    packed = (folder / "manifest.jsonl.zst").read_bytes()
+    assert about["manifest_file"] == "sha256:" + hashlib.sha256(packed).hexdigest()
+    digest, found = read_snapshot(packed, folder.parents[1] / "store/packs")
+    assert about["digest"] == "sha256:" + digest
+    assert about["entries"] == len(found)
+    return about, found
+
+
 # --------------------------------------------------------------------------------------------------
 
 
@@ -114,3 +136,20 @@ def test_another_reader_gets_everything_back(tmp_path: Path) -> None:
     assert found[b"link"]["target"] == "sub"
     assert found[b"empty"]["holes"] == [[0, 10_000]]
     assert Entry(b"", "dir", mode=found[b""]["mode"]).mode == tree.stat().st_mode & 0o7777
+
+
+@pytest.mark.root
+def test_another_reader_reads_a_site_also_after_packs_were_written_anew(tmp_path: Path) -> None:
+    sites = TwoSites(tmp_path / "base")
+    sites.take()
+    sites.write("noise", os.urandom(3 * 2**20))
+    name = sites.take().name
+    set_note(sites.here, name, "a note with an ä")
+    for repack in (False, True):
+        free(sites.here, repack=repack)
+        about, found = read_folder(sites.here.snapshots / name)
+        assert (about["sequence"], about["note"]) == (2, "a note with an ä")
+        files = {path: entry["content"] for path, entry in found.items() if "content" in entry}
+        assert files == {
+            path.encode(): (sites.tree / path).read_bytes() for path in ("a", "b/c", "etc/os-release", "noise")
+        }
