@@ -8,6 +8,7 @@ durably in another one. A crash at any moment leaves at most what the next colle
 from __future__ import annotations
 
 import json
+from binascii import unhexlify
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,17 +18,19 @@ from statelesskit import fs
 from statelesskit.config import Site
 from statelesskit.digests import DigestSet
 from statelesskit.errors import DamagedError
+from statelesskit.manifest import digests_in
 from statelesskit.pack import LEVEL, UNFINISHED, Pack
 from statelesskit.progress import SILENT, Progress
 from statelesskit.repack import STRONG, remove_packs, rewrite
 from statelesskit.snapshot import Snapshot, list_snapshots
-from statelesskit.snapshot.manifest_file import objects_of
+from statelesskit.snapshot.manifest_file import pieces
 from statelesskit.snapshot.publish import removing
 from statelesskit.snapshot.whole import is_partial
 from statelesskit.store import Store
 
 GARBAGE = 0.25  # of a pack's contents; with more, the rest of it is written anew
 SMALL, MANY = 16 * 1024 * 1024, 64  # bytes of a pack; more than so many small ones are merged
+KNOWN = 200_000  # digests of the snapshot before that are remembered, in some 20 MB
 REPACKED = "repacked.json"  # in the store: the packs that are compressed as well as it goes; derived
 SET_ASIDE = "*.pack.damaged"  # what a repair replaced
 
@@ -61,17 +64,22 @@ def needed_objects(site: Site, snapshots: Iterable[Snapshot], progress: Progress
     """
     snapshots = list({one.digest: one for one in snapshots}.values())
     progress.stage("reading manifests", total=len(snapshots), unit="snapshots")
-    needed = DigestSet()
+    needed, before = DigestSet(), set[bytes]()
     for snapshot in snapshots:
+        now = set[bytes]()
         try:
-            for digest in objects_of(site, snapshot):
-                needed.add(digest)
+            for piece in pieces(site, snapshot):
+                found = set(digests_in(piece))
+                for digest in found - before:  # most are those of the snapshot before
+                    needed.add(unhexlify(digest))
+                now |= found if len(now) < KNOWN else set()
         except DamagedError as error:
             error.hint = (
                 f"nothing is removed while it is not known what {snapshot.name} needs: "
                 f"repair it (snapshot verify --repair-from PLACE), or delete it"
             )
             raise
+        before = now
         progress.advance()
     return needed
 

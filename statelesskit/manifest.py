@@ -64,6 +64,7 @@ _PLAIN = re.compile(
     rb"""|"target":"([ !#-\[\]-\x7f]+)","type":"symlink"|"type":"dir")(?:,"uid":([1-9]\d{0,9}))?\}\n"""
 )
 # In text a quotation mark has a backslash before it, and no attribute's value is a number: this is a file's own.
+_SHA256 = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _CONTENT = re.compile(rb'"sha256":"([0-9a-f]{64})","size":(\d+)')
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 TIME_MIN, TIME_MAX = -(2**63), 2**63 - 1  # nanoseconds: the years 1677 to 2262
@@ -287,6 +288,11 @@ def _plain(line: bytes) -> Entry | None:
     )
     possible = entry.mode <= 0o7777 and entry.uid <= ID_MAX and entry.gid <= ID_MAX and entry.size <= SIZE_MAX
     return entry if possible and TIME_MIN <= entry.mtime_ns <= TIME_MAX else None
+
+
+def digests_in(lines: bytes) -> list[bytes]:
+    """Return, in hexadecimal, the digest of each file that some whole lines describe, without parsing them."""
+    return _SHA256.findall(lines)
 
 
 def contents_in(lines: bytes) -> Iterator[tuple[bytes, int]]:

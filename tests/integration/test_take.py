@@ -178,6 +178,36 @@ def test_mounts_in_the_tree_are_findings_and_are_not_entered(place: Path) -> Non
             subprocess.run(["umount", argv[-1]], check=False)
 
 
+def test_a_tree_mounted_in_itself_ends(place: Path) -> None:
+    top = place / "tree"
+    (top / "a/loop").mkdir(parents=True)
+    (top / "a/file").write_text("once")
+    subprocess.run(["mount", "--bind", top, top / "a/loop"], check=True)
+    try:
+        manifest, result = taken(top, Store(place / "store"))
+    finally:
+        subprocess.run(["umount", top / "a/loop"], check=True)
+    assert [found.path for found in manifest.entries()] == [b"", b"a", b"a/file", b"a/loop"]
+    assert "mounted" in findings(result)[b"a/loop"]
+
+
+def test_files_nobody_may_change_are_taken(place: Path) -> None:
+    top = place / "tree"
+    top.mkdir()
+    (top / "fixed").write_text("for ever")
+    (top / "log").write_text("so far")
+    try:
+        if subprocess.run(["chattr", "+i", top / "fixed"], check=False).returncode:
+            pytest.skip("this file system knows no such flags, or we may not set them")
+        subprocess.run(["chattr", "+a", top / "log"], check=True)
+        store = Store(place / "store")
+        manifest, result = taken(top, store)
+    finally:
+        subprocess.run(["chattr", "-ia", top / "fixed", top / "log"], check=False)
+    assert result.findings == []
+    assert [content(store, entry(manifest, name)) for name in (b"fixed", b"log")] == [b"for ever", b"so far"]
+
+
 def test_a_file_that_someone_writes_to_all_the_time_is_a_finding(place: Path) -> None:
     (place / "tree").mkdir()
     (place / "tree/quiet").write_text("quiet")

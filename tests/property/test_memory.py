@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from statelesskit.memory import RACY_NS
+from statelesskit import take as take_module
+from statelesskit import tree as tree_module
+from statelesskit.memory import RACY_NS, STRETCH
 from statelesskit.store import Store
 from statelesskit.take import Taken, take_tree
 
@@ -187,8 +191,6 @@ def test_what_was_found_is_found_again(tree: Path, tmp_path: Path, monkeypatch: 
 
 @pytest.mark.root
 def test_a_mount_that_came_later_is_seen(tree: Path, tmp_path: Path) -> None:
-    import subprocess
-
     taken(tree, tmp_path / "store", tmp_path / "memory")
     subprocess.run(["mount", "-t", "tmpfs", "none", tree / "sub/deep"], check=True)
     try:
