@@ -24,7 +24,7 @@ from statelesskit.memory import Memory, Recorder, Stretch, split
 from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype.prepare import Rules
 from statelesskit.store import LARGE, PIECE, Store, Writer
-from statelesskit.tree import Finding, Found, describe, holes_of, in_folder, open_file, walk, xattrs_of
+from statelesskit.tree import Finding, Found, describe, holes_of, in_folder, open_file, protection_of, walk, xattrs_of
 from statelesskit.workers import Workers
 
 THREADS = 2
@@ -372,6 +372,9 @@ class _Pass:
             settled = not 0 <= time.time_ns() - before.st_ctime_ns < TICK_NS
             entry = describe(job.found, before, self._xattrs(job.found, job.fd))
             holes = holes_of(job.fd, before.st_size)
+            protection = protection_of(job.fd)
+        if protection:
+            self._find(job.found.path, f"it is {protection} (chattr), which is not kept")
         if job.empty:
             self._recorder.doubt(job.found.path)  # its length is not that of what was taken
             digest = self._writer.add(thread, b"")

@@ -7,8 +7,10 @@ leads nowhere, and paths may be longer than PATH_MAX.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,6 +35,10 @@ OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A file that turned into a FIFO must not block us, reading must not move the access time.
 OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
+
+FS_IOC_GETFLAGS = 0x80086601
+PROTECTIONS = {0x10: "immutable", 0x20: "append-only"}  # linux/fs.h: FS_IMMUTABLE_FL, FS_APPEND_FL
+_FLAGS = struct.Struct("=L4x")
 
 LeavesOut = Callable[[bytes], bool] | None
 
@@ -260,6 +266,15 @@ def xattrs_of(place: int | str) -> tuple[tuple[bytes, bytes], ...]:
             raise
         return ()
     return tuple(sorted((os.fsencode(name), os.getxattr(place, name, follow_symlinks=follow)) for name in names))
+
+
+def protection_of(fd: int) -> str:
+    """Say how an open file is kept from being changed, which no snapshot keeps: ioctl_iflags(2)."""
+    try:
+        (flags,) = _FLAGS.unpack(fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(_FLAGS.size)))
+    except OSError:  # the file system knows none
+        return ""
+    return " and ".join(name for flag, name in PROTECTIONS.items() if flags & flag)
 
 
 def in_folder(folder: int, name: bytes) -> str:
