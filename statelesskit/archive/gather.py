@@ -81,7 +81,7 @@ class Gathering:
         self.findings: list[Finding] = []
         self.files = self.bytes = 0
         self.claimed = ""
-        self._keep_content, self._progress = keep, progress
+        self._keep, self._progress = keep, progress
         self._tree: dict[bytes, Entry] = {}
         self._linked: dict[int, Entry] = {}  # kept here, so that no other entry gets its id
         self._weight = 0
@@ -150,28 +150,30 @@ class Gathering:
             return
         for finding in member.findings:
             self._find(path, finding)
-        if member.entry.type == "link":
+        if member.type == "link":
             layer.entries[path] = self._linked_to(layer, path, _path(member.link))
             self._weigh(len(path))
             return
-        entry = replace(member.entry, path=path)
-        if entry.type == "symlink" and not exact:
-            entry = replace(entry, mode=SYMLINK_MODE)
-        if entry.type == "file":
-            entry = self._keep(entry, member.content)
-        if len(entry.encode()) > LINE_MAX:
+        if member.type == "symlink" and not exact:
+            member.fields["mode"] = SYMLINK_MODE
+        if member.type == "file":
+            member.fields |= {"sha256": self._kept(member), "size": member.size}
+        entry = Entry(path, member.type, **member.fields)
+        length = len(entry.encode())
+        if length > LINE_MAX:
             entry = self._fitting(entry)
-        self._weigh(len(entry.encode()) + HOLE_WEIGHT * len(entry.holes))
+        self._weigh(length + HOLE_WEIGHT * len(entry.holes))
         layer.entries[path] = entry
 
-    def _keep(self, entry: Entry, content: Iterable[bytes]) -> Entry:
-        """Put a file's content into the store, and see that its holes hold nothing."""
-        if entry.holes:
-            content = _with_holes(content, entry.holes)
-        digest, size = self._keep_content(entry.size, iter(content))
-        if size != entry.size:
-            raise FormatError(f"its content is {size} bytes long, its header says {entry.size}")
-        return replace(entry, sha256=digest.hex())
+    def _kept(self, member: Member) -> str:
+        """Put a file's content into the store, and see that its holes hold nothing; return its digest."""
+        content = member.content
+        if holes := member.fields.get("holes"):
+            content = _with_holes(content, holes)
+        digest, size = self._keep(member.size, content)
+        if size != member.size:
+            raise FormatError(f"its content is {size} bytes long, its header says {member.size}")
+        return digest.hex()
 
     def _linked_to(self, layer: _Layer, path: bytes, target: bytes) -> Entry:
         entry = layer.entries.get(target)

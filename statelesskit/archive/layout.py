@@ -264,9 +264,9 @@ def open_layout(path: Path) -> Layout:
         for count, member in enumerate(TarReader(stream)):
             if count > 100 * LAYERS_MAX:
                 raise RefusedError("the layout holds too many files")
-            if member.entry.type == "file" and not member.entry.holes:
+            if member.type == "file" and "holes" not in member.fields:
                 name = os.fsdecode(member.name).removeprefix("./")
-                parts[name] = (stream.position, member.entry.size)
+                parts[name] = (stream.position, member.size)
     if "oci-layout" not in parts:
         hint = "skopeo copy docker-archive:FILE oci:LAYOUT:TAG makes a layout of it" if "manifest.json" in parts else ""
         raise FormatError(f"{printable(path)} is no OCI layout: it holds no file oci-layout", hint=hint)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 from statelesskit.archive import acl, pax
 from statelesskit.archive.pax import BLOCK, SECOND
 from statelesskit.archive.sparse import Ranges, expand, map_1_0, old_gnu, pairs, ranges_of
 from statelesskit.archive.stream import Stream
 from statelesskit.errors import FormatError
-from statelesskit.manifest import TIME_MAX, TIME_MIN, Entry
+from statelesskit.manifest import TIME_MAX, TIME_MIN
 from statelesskit.names import printable
 
 HEADER_MAX = 2 * 1024 * 1024  # bytes of one extended header: the longest line of a manifest needs less
@@ -31,16 +32,19 @@ class Member:
 
     Attributes:
         name: as it stands in the archive.
-        entry: its metadata, without path; a file's digest is for the reader of :attr:`content` to find.
+        type, size, fields: of its entry; the fields are all others but path and digest, which is for the
+            reader of :attr:`content` to find.
         link: what a hard link names, as it stands in the archive.
         content: a file's content, holes as zeros; valid until the next member is asked for.
         findings: what was there and could not be kept.
     """
 
     name: bytes
-    entry: Entry
+    type: str
     link: bytes
-    content: Iterator[bytes]
+    fields: dict[str, Any]
+    size: int = 0
+    content: Iterator[bytes] = field(default_factory=lambda: iter(()))
     findings: list[str] = field(default_factory=list)
 
 
@@ -136,15 +140,14 @@ class TarReader:
             size = 0  # some writers tell the size of what a link leads to; nothing follows
         self._left = size + pax.padding(size)
         name = keys.get(b"GNU.sparse.name") or name
-        member = Member(name, _entry(block, keys, what), link if what == "link" else b"", iter(()))
+        member = Member(name, what, link if what == "link" else b"", _fields(block, keys, what))
         if what == "file" and kind != b"D":
             self._file(member, block, kind, size, keys, extended.here)
         elif what == "symlink":
-            member.entry = replace(member.entry, target=link)
+            member.fields["target"] = link
         _xattrs(member, keys)
-        if not TIME_MIN <= member.entry.mtime_ns <= TIME_MAX:
-            nearest = min(max(member.entry.mtime_ns, TIME_MIN), TIME_MAX)
-            member.entry = replace(member.entry, mtime_ns=nearest)
+        if not TIME_MIN <= (when := member.fields["mtime_ns"]) <= TIME_MAX:
+            member.fields["mtime_ns"] = min(max(when, TIME_MIN), TIME_MAX)
             member.findings.append("its time is outside the years 1677 to 2262; the nearest of them is kept")
         return member
 
@@ -158,7 +161,7 @@ class TarReader:
         listed: list[tuple[bytes, bytes]],
     ) -> None:
         if keys.get(pax.FILETYPE) == b"socket" and size == 0:
-            member.entry = replace(member.entry, type="socket")
+            member.type = "socket"
             return
         ranges: Ranges | None = None
         real = size
@@ -178,8 +181,9 @@ class TarReader:
         else:
             holes = _holes(keys, size)
             content = self._counted(size)
-        member.entry = replace(member.entry, size=real, holes=holes)
-        member.content = content
+        member.size, member.content = real, content
+        if holes:
+            member.fields["holes"] = holes
 
     def _counted(self, size: int) -> Iterator[bytes]:
         for piece in self._stream.pieces(size):
@@ -195,18 +199,20 @@ def _names(block: bytes) -> tuple[bytes, bytes]:
     return name, link
 
 
-def _entry(block: bytes, keys: dict[bytes, bytes], what: str) -> Entry:
-    device = what in ("char", "block")
-    return Entry(
-        b"",
-        what,
-        mode=pax.number(block[100:108], "mode") & 0o7777,
-        uid=_decimal(keys, b"uid", pax.number(block[108:116], "uid")),
-        gid=_decimal(keys, b"gid", pax.number(block[116:124], "gid")),
-        mtime_ns=pax.time_ns(keys[b"mtime"]) if keys.get(b"mtime") else pax.number(block[136:148], "mtime") * SECOND,
-        major=_decimal(keys, pax.MAJOR, pax.number(block[329:337], "devmajor")) if device else 0,
-        minor=_decimal(keys, pax.MINOR, pax.number(block[337:345], "devminor")) if device else 0,
-    )
+def _fields(block: bytes, keys: dict[bytes, bytes], what: str) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "mode": pax.number(block[100:108], "mode") & 0o7777,
+        "uid": _decimal(keys, b"uid", pax.number(block[108:116], "uid")),
+        "gid": _decimal(keys, b"gid", pax.number(block[116:124], "gid")),
+    }
+    if keys.get(b"mtime"):
+        found["mtime_ns"] = pax.time_ns(keys[b"mtime"])
+    else:
+        found["mtime_ns"] = pax.number(block[136:148], "mtime") * SECOND
+    if what in ("char", "block"):
+        found["major"] = _decimal(keys, pax.MAJOR, pax.number(block[329:337], "devmajor"))
+        found["minor"] = _decimal(keys, pax.MINOR, pax.number(block[337:345], "devminor"))
+    return found
 
 
 def _xattrs(member: Member, keys: dict[bytes, bytes]) -> None:
@@ -226,7 +232,8 @@ def _xattrs(member: Member, keys: dict[bytes, bytes]) -> None:
             found[name] = listed
         else:
             member.findings.append(f"its {kind.decode()} list can't be read, or names people without their numbers")
-    member.entry = replace(member.entry, xattrs=tuple(sorted(found.items())))
+    if found:
+        member.fields["xattrs"] = tuple(sorted(found.items()))
 
 
 def _libarchive_xattr(key: bytes, value: bytes) -> tuple[bytes, bytes]:
@@ -263,8 +270,8 @@ def _decimal(keys: dict[bytes, bytes], key: bytes, default: int) -> int:
 
 
 def _check_sum(block: bytes) -> None:
-    blank = block[:148] + b" " * 8 + block[156:]
     wanted = pax.number(block[148:156], "a header's checksum")
-    signed = sum(blank) - 256 * sum(byte > 127 for byte in blank)  # how some old writers added it up
-    if wanted not in (sum(blank), signed):
+    found = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    if found != wanted and found - 256 * sum(byte > 127 for byte in block[:148] + block[156:]) != wanted:
+        # the second is how some old writers added it up: with signed bytes
         raise FormatError("it is no tar archive, or a header is damaged: its checksum is wrong")
