@@ -69,7 +69,8 @@ class PackWriter:
         self._frame_size = frame_size
         self._temporary, self._fd = fs.new_partial_file(folder / UNFINISHED, 0o444)
         self._compressor = zstd.ZstdCompressor(level=level)
-        self._buffer = bytearray()
+        self._gathered: list[bytes] = []  # for the next frame
+        self._gathered_bytes = 0
         self._seek_rows = bytearray()  # as they are written: a list of tuples takes four times as much memory
         self._rows = bytearray()
         self._position = 0
@@ -79,8 +80,12 @@ class PackWriter:
     def add(self, digest: bytes, content: bytes) -> None:
         """Append a small object whose digest is known."""
         self._rows += ROW.pack(digest, len(content))
-        self._buffer += content
-        if len(self._buffer) >= self._frame_size:
+        self._gather(content)
+
+    def _gather(self, content: bytes) -> None:
+        self._gathered.append(content)
+        self._gathered_bytes += len(content)
+        if self._gathered_bytes >= self._frame_size:
             self._flush()
 
     def add_stream(self, pieces: Iterable[bytes]) -> tuple[bytes, int]:
@@ -95,9 +100,7 @@ class PackWriter:
             for piece in pieces:
                 total.update(piece)
                 size += len(piece)
-                self._buffer += piece
-                if len(self._buffer) >= self._frame_size:
-                    self._flush()
+                self._gather(piece)
             self._flush()
         except BaseException:
             self.undo()
@@ -107,21 +110,23 @@ class PackWriter:
 
     def undo(self) -> None:
         """Take back what the last :meth:`add_stream` appended; only right after it."""
-        self._buffer.clear()
+        self._gathered, self._gathered_bytes = [], 0
         self._position, seek_rows, rows, self._packed = self._before
         del self._seek_rows[seek_rows:], self._rows[rows:]
         fs.truncate(self._fd, self._position)
 
     def _flush(self) -> None:
         """Compress what is gathered, in frames of at most ``FRAME_MAX``."""
-        for start in range(0, len(self._buffer), FRAME_MAX):
-            content = self._buffer[start : start + FRAME_MAX]
+        # Nothing is copied that need not be: copying needs the GIL, which the other threads are waiting for.
+        whole = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
+        for start in range(0, len(whole), FRAME_MAX):
+            content = memoryview(whole)[start : start + FRAME_MAX]
             frame = self._compressor.compress(content, zstd.ZstdCompressor.FLUSH_FRAME)
             fs.write_all(self._fd, frame)
             self._packed.update(frame)
             self._seek_rows += FRAME_ROW.pack(len(frame), len(content))
             self._position += len(frame)
-        self._buffer.clear()
+        self._gathered, self._gathered_bytes = [], 0
 
     def seal(self) -> None:
         """Write the tables, and flush everything to the disk."""

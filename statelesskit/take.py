@@ -1,7 +1,7 @@
 """Read a tree into the store, and write its manifest: one pass, bounded memory, every file opened once.
 
-One thread walks and opens; ``THREADS`` threads read, hash and compress (all three release the GIL);
-the walker writes the manifest's lines in order as soon as the files before them are done.
+One thread walks, opens, and reads what is small; ``THREADS`` threads read what is large, hash and compress, for
+which they need no GIL. The walker writes the manifest's lines in order as soon as the files before them are done.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -32,6 +33,7 @@ EVERYTHING = Rules()
 BATCH_FILES, BATCH_ITEMS, BATCH_BYTES = 64, 1024, 2 * 1024 * 1024
 AHEAD = 32 * BATCH_ITEMS  # names met and not yet written: while one large file is read, the walk must not run away
 WRITTEN = 256 * 1024  # bytes of lines that are given away at once
+SMALL = 128 * 1024  # bytes; handing an open file over, and its many short calls, cost more than reading it here
 TRIES = 3  # how often a file that changes while it is read is read
 TICK_NS = 20_000_000  # the kernel's clock for files steps by up to 10 ms; two changes in one step look like one
 
@@ -40,7 +42,8 @@ TICK_NS = 20_000_000  # the kernel's clock for files steps by up to 10 ms; two c
 class _Item:
     """One name met: described already, remembered (``line``), or an open file to read.
 
-    A reader closes the file, and sets ``entry`` (None: it could not be read) and ``info`` as it was before.
+    Who reads the file closes it, and sets ``entry`` (None: it could not be read) and ``info`` as it was before.
+    ``content`` is what the walker read, which a reader still has to keep.
     """
 
     found: Found
@@ -49,6 +52,7 @@ class _Item:
     entry: Entry | None = None
     line: bytes = b""
     empty: bool = False  # take it as a file of no content
+    content: bytes | None = None
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -218,7 +222,11 @@ class _Pass:
             if not stat.S_ISREG(info.st_mode):
                 self._lose(found.path, "it was replaced by something that is no file")
             elif not self._put_link(batch, found, info):
-                batch.items.append(_Item(found, info, fd, empty=self._rules.empties(found.path)))
+                item = _Item(found, info, fd, empty=self._rules.empties(found.path))
+                if info.st_size < SMALL:
+                    item.entry = self._read(item, partial(self._hold, item))
+                    item.close()
+                batch.items.append(item)
                 batch.files += 1
                 batch.bytes += info.st_size
                 return
@@ -344,19 +352,32 @@ class _Pass:
         while batch := self._work.get():
             self._room.release()
             for item in batch.items:
-                if isinstance(item, _Item) and item.fd >= 0 and not self._readers.failure:
-                    item.entry = self._read(thread, item)
-                    item.close()
+                if isinstance(item, _Item) and not self._readers.failure:
+                    self._finish(thread, item)
             batch.done.set()
 
-    def _read(self, thread: int, job: _Item) -> Entry | None:
-        """Read one file, again if it changed meanwhile."""
+    def _finish(self, thread: int, item: _Item) -> None:
+        """Read what is still open, keep what was read."""
+        if item.fd >= 0:
+            item.entry = self._read(item, partial(self._keep, thread, item))
+            item.close()
+        elif item.content is not None and item.entry:
+            self._read_bytes[thread] += len(item.content)
+            digest = self._writer.add(thread, item.content)
+            item.entry, item.content = replace(item.entry, sha256=digest.hex()), None
+
+    def _read(self, job: _Item, keep: Callable[[int], tuple[str, int]]) -> Entry | None:
+        """Read one file, again if it changed meanwhile.
+
+        Args:
+            keep: reads at most so many bytes; returns their digest, if that is known by then, and their number.
+        """
         path = job.found.path
         try:
             for again in range(TRIES):
                 if again:
                     time.sleep(TICK_NS / 1e9)
-                entry, whole = self._read_once(thread, job)
+                entry, whole = self._read_once(job, keep)
                 if whole:
                     return entry
         except _SourceError as error:
@@ -365,7 +386,7 @@ class _Pass:
         self._find(path, f"it changed while it was read, {TRIES} times")
         return replace(entry, holes=())
 
-    def _read_once(self, thread: int, job: _Item) -> tuple[Entry, bool]:
+    def _read_once(self, job: _Item, keep: Callable[[int], tuple[str, int]]) -> tuple[Entry, bool]:
         """Read one file; say also whether it surely did not change meanwhile."""
         with _SOURCE:
             before = job.info = os.fstat(job.fd)
@@ -377,20 +398,27 @@ class _Pass:
             self._find(job.found.path, f"it is {protection} (chattr), which is not kept")
         if job.empty:
             self._recorder.doubt(job.found.path)  # its length is not that of what was taken
-            digest = self._writer.add(thread, b"")
-            return replace(entry, sha256=digest.hex()), True
+            return replace(entry, sha256=keep(0)[0]), True
         # One byte more than expected tells a file that grew; more is not worth having.
-        limit = before.st_size + 1
-        if limit <= LARGE:
-            content = _pread(job.fd, limit, 0)
-            self._read_bytes[thread] += len(content)
-            digest, size = self._writer.add(thread, content), len(content)
-        else:
-            digest, size = self._writer.add_stream(thread, self._pieces(thread, job.fd, limit))
+        sha256, size = keep(before.st_size + 1)
         with _SOURCE:
             after = os.fstat(job.fd)
         whole = settled and _version(before) == _version(after) and size == before.st_size
-        return replace(entry, sha256=digest.hex(), size=size, holes=holes), whole
+        return replace(entry, sha256=sha256, size=size, holes=holes), whole
+
+    def _hold(self, job: _Item, limit: int) -> tuple[str, int]:
+        """Read a small file; a reader will keep it."""
+        job.content = _pread(job.fd, min(limit, LARGE), 0)
+        return "", len(job.content)
+
+    def _keep(self, thread: int, job: _Item, limit: int) -> tuple[str, int]:
+        """Read a file into the store."""
+        if limit <= LARGE:
+            content = _pread(job.fd, limit, 0)
+            self._read_bytes[thread] += len(content)
+            return self._writer.add(thread, content).hex(), len(content)
+        digest, size = self._writer.add_stream(thread, self._pieces(thread, job.fd, limit))
+        return digest.hex(), size
 
     def _pieces(self, thread: int, fd: int, limit: int) -> Iterator[bytes]:
         offset = 0

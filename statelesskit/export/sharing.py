@@ -84,9 +84,10 @@ class Sharing:
 
     def _holds(self, entry: Entry, found: Found) -> bool:
         """Read a file, and say whether it is what its line says."""
-        settled = time.time_ns() - found.info.st_ctime_ns > RACY_S * 1e9
-        if not settled or not stat.S_ISREG(found.info.st_mode) or found.info.st_size != entry.size:
+        if not stat.S_ISREG(found.info.st_mode) or found.info.st_size != entry.size:
             return False
+        if 0 <= time.time_ns() - found.info.st_ctime_ns < RACY_S * 1e9:
+            time.sleep(RACY_S)  # removing what a killed export left has just moved it; one wait serves for all
         if described(found, entry, reread=True) != entry:
             return False
         return _mark(os.stat(found.name, dir_fd=found.folder, follow_symlinks=False)) == _mark(found.info)
