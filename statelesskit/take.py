@@ -19,13 +19,26 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from statelesskit.manifest import LINE_MAX, TIME_MAX, TIME_MIN, Entry
 from statelesskit.memory import Memory, Recorder, Stretch, split
 from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype.prepare import Rules
 from statelesskit.store import LARGE, PIECE, Store, Writer
-from statelesskit.tree import Finding, Found, describe, holes_of, in_folder, open_file, protection_of, walk, xattrs_of
+from statelesskit.tree import (
+    Finding,
+    Found,
+    Holes,
+    Xattrs,
+    describe,
+    holes_of,
+    in_folder,
+    open_file,
+    protection_of,
+    walk,
+    xattrs_of,
+)
 from statelesskit.workers import Workers
 
 THREADS = 2
@@ -38,11 +51,20 @@ TRIES = 3  # how often a file that changes while it is read is read
 TICK_NS = 20_000_000  # the kernel's clock for files steps by up to 10 ms; two changes in one step look like one
 
 
+class _File(NamedTuple):
+    """What reading a file told."""
+
+    xattrs: Xattrs
+    sha256: str
+    size: int
+    holes: Holes
+
+
 @dataclass(slots=True)
 class _Item:
     """One name met: described already, remembered (``line``), or an open file to read.
 
-    Who reads the file closes it, and sets ``entry`` (None: it could not be read) and ``info`` as it was before.
+    Who reads the file closes it, and sets ``file`` (None: it could not be read) and ``info`` as it was before.
     ``content`` is what the walker read, which a reader still has to keep.
     """
 
@@ -53,6 +75,7 @@ class _Item:
     line: bytes = b""
     empty: bool = False  # take it as a file of no content
     content: bytes | None = None
+    file: _File | None = None
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -224,7 +247,7 @@ class _Pass:
             elif not self._put_link(batch, found, info):
                 item = _Item(found, info, fd, empty=self._rules.empties(found.path))
                 if info.st_size < SMALL:
-                    item.entry = self._read(item, partial(self._hold, item))
+                    item.file = self._read(item, partial(self._hold, item))
                     item.close()
                 batch.items.append(item)
                 batch.files += 1
@@ -296,6 +319,10 @@ class _Pass:
                     self._write_line(item, item.line, size)
                 elif item.entry:
                     self._write(item, item.entry)
+                elif item.file:
+                    xattrs, sha256, size, holes = item.file
+                    entry = describe(item.found, item.info, xattrs, sha256=sha256, size=size, holes=holes)
+                    self._write(item, entry)
             self._tell()
 
     def _tell(self) -> None:
@@ -359,14 +386,14 @@ class _Pass:
     def _finish(self, thread: int, item: _Item) -> None:
         """Read what is still open, keep what was read."""
         if item.fd >= 0:
-            item.entry = self._read(item, partial(self._keep, thread, item))
+            item.file = self._read(item, partial(self._keep, thread, item))
             item.close()
-        elif item.content is not None and item.entry:
+        elif item.content is not None and item.file:
             self._read_bytes[thread] += len(item.content)
             digest = self._writer.add(thread, item.content)
-            item.entry, item.content = replace(item.entry, sha256=digest.hex()), None
+            item.file, item.content = item.file._replace(sha256=digest.hex()), None
 
-    def _read(self, job: _Item, keep: Callable[[int], tuple[str, int]]) -> Entry | None:
+    def _read(self, job: _Item, keep: Callable[[int], tuple[str, int]]) -> _File | None:
         """Read one file, again if it changed meanwhile.
 
         Args:
@@ -377,34 +404,34 @@ class _Pass:
             for again in range(TRIES):
                 if again:
                     time.sleep(TICK_NS / 1e9)
-                entry, whole = self._read_once(job, keep)
+                file, whole = self._read_once(job, keep)
                 if whole:
-                    return entry
+                    return file
         except _SourceError as error:
             self._lose(path, f"it could not be read: {error}")
             return None
         self._find(path, f"it changed while it was read, {TRIES} times")
-        return replace(entry, holes=())
+        return file._replace(holes=())
 
-    def _read_once(self, job: _Item, keep: Callable[[int], tuple[str, int]]) -> tuple[Entry, bool]:
+    def _read_once(self, job: _Item, keep: Callable[[int], tuple[str, int]]) -> tuple[_File, bool]:
         """Read one file; say also whether it surely did not change meanwhile."""
         with _SOURCE:
             before = job.info = os.fstat(job.fd)
             settled = not 0 <= time.time_ns() - before.st_ctime_ns < TICK_NS
-            entry = describe(job.found, before, self._xattrs(job.found, job.fd))
+            xattrs = self._xattrs(job.found, job.fd)
             holes = holes_of(job.fd, before.st_size)
             protection = protection_of(job.fd)
         if protection:
             self._find(job.found.path, f"it is {protection} (chattr), which is not kept")
         if job.empty:
             self._recorder.doubt(job.found.path)  # its length is not that of what was taken
-            return replace(entry, sha256=keep(0)[0]), True
+            return _File(xattrs, keep(0)[0], 0, ()), True
         # One byte more than expected tells a file that grew; more is not worth having.
         sha256, size = keep(before.st_size + 1)
         with _SOURCE:
             after = os.fstat(job.fd)
         whole = settled and _version(before) == _version(after) and size == before.st_size
-        return replace(entry, sha256=sha256, size=size, holes=holes), whole
+        return _File(xattrs, sha256, size, holes), whole
 
     def _hold(self, job: _Item, limit: int) -> tuple[str, int]:
         """Read a small file; a reader will keep it."""

@@ -41,6 +41,8 @@ PROTECTIONS = {0x10: "immutable", 0x20: "append-only"}  # linux/fs.h: FS_IMMUTAB
 _FLAGS = struct.Struct("=L4x")
 
 LeavesOut = Callable[[bytes], bool] | None
+Xattrs = tuple[tuple[bytes, bytes], ...]
+Holes = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Finding:
         return {"path": self.path.decode("utf-8", "surrogateescape"), "finding": self.finding}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, it would take twice as long to make
 class Found:
     """One name met on the walk; ``folder`` is an open descriptor that is valid until the next one is asked for."""
 
@@ -225,8 +227,16 @@ def _open_quietly(name: Path | bytes, flags: int, folder: int | None = None) -> 
         return os.open(name, flags, dir_fd=folder)
 
 
-def describe(found: Found, info: os.stat_result, xattrs: tuple[tuple[bytes, bytes], ...]) -> Entry:
-    """Return the entry of what was found, without the content of a regular file."""
+def describe(
+    found: Found,
+    info: os.stat_result,
+    xattrs: Xattrs,
+    *,
+    sha256: str = "",
+    size: int = 0,
+    holes: Holes = (),
+) -> Entry:
+    """Return the entry of what was found; of a regular file with what is said of its content."""
     kind = TYPES[stat.S_IFMT(info.st_mode)]
     device = kind in ("char", "block")
     return Entry(
@@ -237,6 +247,9 @@ def describe(found: Found, info: os.stat_result, xattrs: tuple[tuple[bytes, byte
         gid=info.st_gid,
         mtime_ns=info.st_mtime_ns,
         xattrs=xattrs,
+        sha256=sha256,
+        size=size,
+        holes=holes,
         target=os.readlink(found.name, dir_fd=found.folder) if kind == "symlink" else b"",
         major=os.major(info.st_rdev) if device else 0,
         minor=os.minor(info.st_rdev) if device else 0,
@@ -256,7 +269,7 @@ def open_file(found: Found) -> int:
     return _open_quietly(found.name, OPEN_FILE, found.folder)
 
 
-def xattrs_of(place: int | str) -> tuple[tuple[bytes, bytes], ...]:
+def xattrs_of(place: int | str) -> Xattrs:
     """Return all extended attributes, sorted; ``place`` is an open file or what :func:`in_folder` gives."""
     follow = isinstance(place, int)
     try:
@@ -264,6 +277,8 @@ def xattrs_of(place: int | str) -> tuple[tuple[bytes, bytes], ...]:
     except OSError as error:
         if error.errno != errno.ENOTSUP:  # the file system has none
             raise
+        return ()
+    if not names:
         return ()
     return tuple(sorted((os.fsencode(name), os.getxattr(place, name, follow_symlinks=follow)) for name in names))
 
@@ -282,7 +297,7 @@ def in_folder(folder: int, name: bytes) -> str:
     return f"/proc/self/fd/{folder}/{os.fsdecode(name)}"
 
 
-def holes_of(fd: int, size: int) -> tuple[tuple[int, int], ...]:
+def holes_of(fd: int, size: int) -> Holes:
     """Return the ranges of an open file that take no space, as (offset, length)."""
     holes = []
     position = 0

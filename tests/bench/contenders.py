@@ -75,11 +75,11 @@ def keepers(repos: Path, tree: Path, *, large: bool) -> list[Keeper]:
         Keeper(OURS, repos / "site", new_site(tree), f"{CLI} --site {{}} snapshot take p", ("store", "snapshots")),
         Keeper(
             "restic", repos / "restic", f"{home} restic -q -r {{}}/repo init",
-            f"{home} restic -q -r {{}}/repo backup {tree}", ("repo",),
+            f"{home} restic -q -r {{}}/repo backup {tree}", ("repo",), rounds=2 if large else 100,
         ),
         Keeper(
             "borg", repos / "borg", f"{home} borg init -e none {{}}/repo",
-            f"{home} borg create -C zstd,3 {{}}/repo::{{utcnow:%s%f}} {tree}", ("repo",),
+            f"{home} borg create -C zstd,3 {{}}/repo::{{utcnow:%s%f}} {tree}", ("repo",), rounds=1 if large else 100,
         ),
         Keeper(
             "ostree archive", repos / "ostree", "ostree --repo={}/repo init --mode=archive",

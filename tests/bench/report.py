@@ -20,9 +20,9 @@ def page(results: list[Result], work: Path, rounds: int) -> str:
     goals = [goal for result in results for goal in result.goals]
     about = (
         f"`script/bench --write` made this page on {datetime.now(UTC):%Y-%m-%d}: {facts(work)}. Medians of up to "
-        f"{rounds} rounds (half as many on the large root), in which each ran in turn, whole commands with their start "
-        "unless it says otherwise. Everything is flushed to the disk before it counts as done. The small root is a "
-        "Debian root with kernel, of some 15 000 files; the large one is a machine's `/usr`, of 140 000."
+        f"{rounds} rounds (fewer of what is slow, as the tables say), in which each ran in turn, whole commands with "
+        "their start unless it says otherwise. Everything is flushed to the disk before it counts as done. The small "
+        "root is a Debian root with kernel, of some 15 000 files; the large one is a machine's `/usr`, of 140 000."
     )
     lines = [
         "# Measured against the peers",

@@ -88,6 +88,7 @@ def large_root(work: Path) -> Root:
         before.mkdir(parents=True)
         command = ["rsync", "-aHAXSx", "--numeric-ids", f"--max-size={LARGE_MAX}", "/usr", f"{before}/"]
         subprocess.run(command, check=True)
+        (before / "etc").mkdir()  # without which it is no root tree
         (trees / "large.done").touch()
 
     def change(live: Path) -> None:

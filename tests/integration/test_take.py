@@ -108,10 +108,10 @@ def test_what_a_manifest_cannot_hold_is_a_finding(place: Path, monkeypatch: pyte
     def xattrs(where: int | str) -> tuple[tuple[bytes, bytes], ...]:
         return huge if isinstance(where, str) and where.endswith("/attributes") else real_xattrs(where)
 
-    def describe(found: tree.Found, info: os.stat_result, attributes: tuple[tuple[bytes, bytes], ...]) -> Entry:
+    def describe(found: tree.Found, info: os.stat_result, attributes: tree.Xattrs, **content: object) -> Entry:
         from dataclasses import replace
 
-        made = real_describe(found, info, attributes)
+        made = real_describe(found, info, attributes, **content)
         return replace(made, mtime_ns=2**70) if found.path == b"time" else made
 
     monkeypatch.setattr(take, "holes_of", holes)

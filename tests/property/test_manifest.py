@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import replace
 
@@ -34,6 +35,13 @@ def files(draw: st.DrawFn, path: bytes) -> Entry:
     holes = tuple((start, end - start) for start, end in zip(edges[::2], edges[1::2], strict=False))
     common = {name: draw(values) for name, values in COMMON.items()}
     return Entry(path, "file", sha256=draw(DIGESTS), size=10**6 + draw(INT32), holes=holes, **common)
+
+
+@given(files(b"a \xff\"\n") | files("ä\u2028".encode()))
+def test_a_plain_files_line_is_written_as_json_would_be(entry: Entry) -> None:
+    for plain in (entry, replace(entry, xattrs=(), holes=()), Entry(b"a", "file", sha256=entry.sha256, size=1)):
+        text = json.dumps(plain.fields(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        assert plain.encode() == text.encode("ascii") + b"\n"
 
 
 @st.composite
