@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 from tests.bench.jobs import JOBS, Bench, Result
@@ -11,6 +13,14 @@ from tests.bench.measure import raise_limits
 from tests.bench.report import page
 
 PAGE = Path(__file__).parents[2] / "docs/benchmarks.md"
+
+
+def version() -> str:
+    """Return what names the code as it is measured: the tree's name in git, and what is changed in it since."""
+    there = {"cwd": PAGE.parents[1], "capture_output": True, "text": True, "check": True}
+    tree = subprocess.run(["git", "rev-parse", "HEAD:statelesskit"], **there).stdout.strip()
+    changed = subprocess.run(["git", "diff", "HEAD", "--", "statelesskit"], **there).stdout
+    return tree + (f" {hashlib.sha256(changed.encode()).hexdigest()}" if changed else "")
 
 
 def main() -> None:
@@ -24,12 +34,15 @@ def main() -> None:
     raise_limits()
     kept = options.work / "results.json"
     done = json.loads(kept.read_text()) if kept.exists() else {}
+    codes = done.setdefault("measured", {})  # of each job, which code: what an older one reached is measured again
     bench = Bench(options.work, options.rounds)
+    code = version()
     for name in options.jobs or JOBS:
-        if name in done and not options.fresh:
+        if name in done and codes.get(name) == code and not options.fresh:
             continue
         print(name, flush=True)
         done[name] = [result.as_json() for result in JOBS[name](bench)]
+        codes[name] = code
         kept.write_text(json.dumps(done))
     results = [Result.from_json(one) for name in JOBS for one in done.get(name, [])]
     text = page(results, options.work, options.rounds)
