@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import queue
 import sys
+import threading
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from statelesskit import fs
 from statelesskit.config import Site
@@ -24,6 +28,7 @@ from statelesskit.snapshot.registry import Snapshot, list_snapshots
 from statelesskit.store import Store
 from statelesskit.take import Taken, take_tree
 from statelesskit.tree import Finding
+from statelesskit.workers import Workers
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -89,24 +94,57 @@ def _expected(site: Site, prototype: str) -> tuple[int, int]:
 def _write_manifest(
     path: Path, tree: Path, store: Store, progress: Progress, memory: Path, rules: Rules, expected: tuple[int, int]
 ) -> tuple[Taken, str]:
-    total, own = hashlib.sha256(), list[bytes]()
-    compressor = zstd.ZstdCompressor(level=3)
     fd = fs.create(path, 0o444)
     try:
-
-        def emit(line: bytes) -> None:
-            total.update(line)
-            own.extend(identities(line))
-            if packed := compressor.compress(line):
-                fs.write_all(fd, packed)
-
-        emit(HEADER)
-        taken = take_tree(tree, store, emit, progress, memory_file=memory, rules=rules, expected=expected)
+        with _Pressing(fd) as pressing:
+            pressing.emit(HEADER)
+            taken = take_tree(tree, store, pressing.emit, progress, memory_file=memory, rules=rules, expected=expected)
         taken.findings += [
-            Finding(one, "it is one machine's own; `prototype prepare --defaults` leaves it out") for one in own
+            Finding(one, "it is one machine's own; `prototype prepare --defaults` leaves it out")
+            for one in pressing.identities
         ]
-        fs.write_all(fd, compressor.flush())
         fs.fsync(fd)
     finally:
         os.close(fd)
-    return taken, "sha256:" + total.hexdigest()
+    return taken, "sha256:" + pressing.total.hexdigest()
+
+
+class _Pressing:
+    """Compresses, hashes and writes lines in a thread of its own, while the tree is walked on."""
+
+    WAITING = 16  # pieces of text
+
+    def __init__(self, fd: int) -> None:
+        self.total = hashlib.sha256()
+        self.identities: list[bytes] = []
+        self._fd = fd
+        self._texts: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(self.WAITING)
+        self._worker = Workers(1, self._work)
+
+    def emit(self, text: bytes) -> None:
+        while not self._room.acquire(timeout=0.2):
+            if self._worker.failure:
+                raise self._worker.failure
+        self._texts.put(text)
+
+    def _work(self, _: int) -> None:
+        compressor = zstd.ZstdCompressor(level=3)
+        try:
+            while (text := self._texts.get()) is not None:
+                self.total.update(text)
+                self.identities += identities(text)
+                if packed := compressor.compress(text):
+                    fs.write_all(self._fd, packed)
+                self._room.release()
+            fs.write_all(self._fd, compressor.flush())
+        finally:
+            self._room.release()
+
+    def __enter__(self) -> Self:
+        self._worker.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._texts.put(None)
+        self._worker.__exit__(kind, error, at)
