@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import queue
 from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -159,8 +160,8 @@ class _Carrying:
 
     def _carry(self, writer: PackWriter, pack: Pack, number: int) -> None:
         digest = pack.digest(number)
-        if pack.size(number) >= LARGE:  # the store reads it piece by piece, from whichever pack has it whole
-            writer.add_stream(self._watched(self._store.read(digest)))
+        if pack.size(number) >= LARGE:
+            self._carry_large(writer, digest)
             return
         try:
             content = b"".join(pack.read(number))
@@ -169,6 +170,16 @@ class _Carrying:
         if hashlib.sha256(content).digest() != digest:  # another pack may hold it whole
             content = b"".join(self._store.read(digest))
         writer.add(digest, content)
+
+    def _carry_large(self, writer: PackWriter, digest: bytes) -> None:
+        """Copy piece by piece; what turns out to be damaged at its end is taken back, and another copy tried."""
+        for pieces in self._store.copies(digest):
+            with suppress(DamagedError):
+                found, _ = writer.add_stream(self._watched(pieces))
+                if found == digest:
+                    return
+                writer.undo()
+        raise DamagedError(f"no copy of the object {digest.hex()} is whole")
 
     def _watched(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         for piece in pieces:
