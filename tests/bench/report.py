@@ -22,8 +22,8 @@ def page(results: list[Result], work: Path, rounds: int) -> str:
         f"`script/bench --write` made this page on {datetime.now(UTC):%Y-%m-%d}: {facts(work)}. Medians of up to "
         f"{rounds} rounds (fewer of what is slow, as the tables say), in which each ran in turn, whole commands with "
         "their start unless it says otherwise. Everything is flushed to the disk before it counts as done. The small "
-        "root is a Debian root with kernel, of some 15 000 files; the large one is a machine's `/usr` without its largest "
-        "files."
+        "root is a Debian root with kernel, of some 15 000 files; the large one is a machine's `/usr` without its "
+        "largest files."
     )
     lines = [
         "# Measured against the peers",
