@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,14 @@ from statelesskit.tree import (
     Finding,
     Found,
     Holes,
+    Links,
     Xattrs,
     describe,
     holes_of,
     in_folder,
+    link_of,
     open_file,
+    open_folder,
     protection_of,
     walk,
     xattrs_of,
@@ -186,7 +189,7 @@ class _Pass:
         self._room = threading.Semaphore(2 * THREADS)  # batches handed over and not yet begun
         self._readers = Workers(THREADS, self._read_batches)
         self._waiting: deque[_Batch] = deque()
-        self._links: dict[tuple[int, int], bytes] = {}
+        self._links: Links = {}
         self._lost: set[bytes] = set()
         self._ahead = 0  # names met and not yet written
         self._lines: list[bytes] = []
@@ -234,6 +237,8 @@ class _Pass:
                 self._put_file(batch, found)
             elif not self._put_link(batch, found, found.info):
                 xattrs = self._xattrs(found, in_folder(found.folder, found.name))
+                if stat.S_ISDIR(found.info.st_mode):
+                    self._check_protection_of_folder(found)
                 batch.items.append(_Item(found, found.info, entry=describe(found, found.info, xattrs)))
         except OSError as error:
             self._lose(found.path, f"it could not be read: {error.strerror}")
@@ -244,8 +249,8 @@ class _Pass:
             info = os.fstat(fd)  # of what was opened: by now the name may be another file's
             if not stat.S_ISREG(info.st_mode):
                 self._lose(found.path, "it was replaced by something that is no file")
-            elif not self._put_link(batch, found, info):
-                item = _Item(found, info, fd, empty=self._rules.empties(found.path))
+            elif not self._put_link(batch, found, info, empty := self._rules.empties(found.path)):
+                item = _Item(found, info, fd, empty=empty)
                 if info.st_size < SMALL:
                     item.file = self._read(item, partial(self._hold, item))
                     item.close()
@@ -258,14 +263,24 @@ class _Pass:
             raise
         os.close(fd)
 
-    def _put_link(self, batch: _Batch, found: Found, info: os.stat_result) -> bool:
+    def _put_link(self, batch: _Batch, found: Found, info: os.stat_result, empty: bool = False) -> bool:
         """Take what has another name that came before as a hard link to that."""
-        if stat.S_ISDIR(info.st_mode) or info.st_nlink < 2:
-            return False
-        first = self._links.setdefault((info.st_dev, info.st_ino), found.path)
-        if first != found.path:
-            batch.items.append(_Item(found, info, entry=Entry(found.path, "link", link_to=first)))
-        return first != found.path
+        entry = link_of(found.path, info, self._links, empty=empty)
+        if entry:
+            batch.items.append(_Item(found, info, entry=entry))
+        return entry is not None
+
+    def _check_protection_of_folder(self, found: Found) -> None:
+        with suppress(OSError):  # the walk will say that it cannot be entered
+            fd = open_folder(found)
+            try:
+                self._find_protection(found.path, protection_of(fd))
+            finally:
+                os.close(fd)
+
+    def _find_protection(self, path: bytes, protection: str) -> None:
+        if protection:
+            self._find(path, f"it is {protection} (chattr), which is not kept")
 
     def _xattrs(self, found: Found, place: int | str) -> tuple[tuple[bytes, bytes], ...]:
         try:
@@ -421,8 +436,7 @@ class _Pass:
             xattrs = self._xattrs(job.found, job.fd)
             holes = holes_of(job.fd, before.st_size)
             protection = protection_of(job.fd)
-        if protection:
-            self._find(job.found.path, f"it is {protection} (chattr), which is not kept")
+        self._find_protection(job.found.path, protection)
         if job.empty:
             self._recorder.doubt(job.found.path)  # its length is not that of what was taken
             return _File(xattrs, keep(0)[0], 0, ()), True

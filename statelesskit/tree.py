@@ -43,6 +43,7 @@ _FLAGS = struct.Struct("=L4x")
 LeavesOut = Callable[[bytes], bool] | None
 Xattrs = tuple[tuple[bytes, bytes], ...]
 Holes = tuple[tuple[int, int], ...]
+Links = dict[tuple[int, int, bool], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ def _look(level: _Level, name: bytes, mounted: set[bytes], report: Callable[[Fin
 
 def _enter(found: Found, report: Callable[[Finding], None], leaves_out: LeavesOut) -> _Level | None:
     try:
-        below = _open_quietly(found.name, OPEN_FOLDER, found.folder)
+        below = open_folder(found)
     except OSError as error:
         report(Finding(found.path, f"the folder could not be entered: {error.strerror}"))
         return None
@@ -256,17 +257,26 @@ def describe(
     )
 
 
-def link_of(found: Found, links: dict[tuple[int, int], bytes]) -> Entry | None:
-    """Return the entry of what has another name that came before; ``links`` holds the first names so far."""
-    if stat.S_ISDIR(found.info.st_mode) or found.info.st_nlink < 2:
+def link_of(path: bytes, info: os.stat_result, links: Links, *, empty: bool = False) -> Entry | None:
+    """Return the entry of what has another name that came before; ``links`` holds the first names so far.
+
+    Args:
+        empty: it is taken without its content, so it is no other name of what is taken with it.
+    """
+    if stat.S_ISDIR(info.st_mode) or info.st_nlink < 2:
         return None
-    first = links.setdefault((found.info.st_dev, found.info.st_ino), found.path)
-    return Entry(found.path, "link", link_to=first) if first != found.path else None
+    first = links.setdefault((info.st_dev, info.st_ino, empty), path)
+    return Entry(path, "link", link_to=first) if first != path else None
 
 
 def open_file(found: Found) -> int:
     """Open a regular file for reading; it may be something else by now."""
     return _open_quietly(found.name, OPEN_FILE, found.folder)
+
+
+def open_folder(found: Found) -> int:
+    """Open a folder; raises OSError if it is something else by now."""
+    return _open_quietly(found.name, OPEN_FOLDER, found.folder)
 
 
 def xattrs_of(place: int | str) -> Xattrs:
@@ -284,7 +294,7 @@ def xattrs_of(place: int | str) -> Xattrs:
 
 
 def protection_of(fd: int) -> str:
-    """Say how an open file is kept from being changed, which no snapshot keeps: ioctl_iflags(2)."""
+    """Say how an open file or folder is kept from being changed, which no snapshot keeps: ioctl_iflags(2)."""
     try:
         (flags,) = _FLAGS.unpack(fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(_FLAGS.size)))
     except OSError:  # the file system knows none

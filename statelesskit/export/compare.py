@@ -11,7 +11,7 @@ from pathlib import Path
 
 from statelesskit.manifest import Entry, Manifest
 from statelesskit.progress import SILENT, Progress
-from statelesskit.tree import Finding, Found, describe, holes_of, in_folder, link_of, open_file, walk, xattrs_of
+from statelesskit.tree import Finding, Found, Links, describe, holes_of, in_folder, link_of, open_file, walk, xattrs_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def compare(
         infos: is given what was seen of each regular file, by the first of its paths.
     """
     findings: list[Finding] = []
-    links: dict[tuple[int, int], bytes] = {}
+    links: Links = {}
     expected = manifest.entries()
     progress.stage("comparing with the manifest", total=len(manifest.lines), unit="files")
     want = next(expected, None)
@@ -56,7 +56,7 @@ def compare(
         if want is None or found.path < want.path:
             yield Mismatch(found.path, ("path",), "it is not in the manifest")
             continue
-        if linked := link_of(found, links):
+        if linked := link_of(found.path, found.info, links):
             have = linked
         elif not reread and _is_plainly(found, want, untouched):
             have = want

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from statelesskit.tree import (
     OPEN_FILE,
     Finding,
     Found,
+    Links,
     describe,
     holes_of,
     in_folder,
@@ -83,7 +85,7 @@ def look_at(
     known = before.manifest.entries()
     progress.stage("looking at the tree", total=len(before.manifest.lines), unit="files")
     lines = []
-    links: dict[tuple[int, int], bytes] = {}
+    links: Links = {}
     lost: set[bytes] = set()
     was = next(known, None)
     for found in walk(top, findings.append, leaves_out=rules.leaves_out):
@@ -91,8 +93,9 @@ def look_at(
             was = next(known, None)
         old = was if was is not None and was.path == found.path and not reread else None
         try:
-            entry = link_of(found, links) or _entry(found, old, objects, findings)
-            if entry.type == "file" and rules.empties(found.path):
+            empty = stat.S_ISREG(found.info.st_mode) and rules.empties(found.path)
+            entry = link_of(found.path, found.info, links, empty=empty) or _entry(found, old, objects, findings)
+            if empty and entry.type == "file":
                 entry = replace(entry, sha256=NO_CONTENT, size=0, holes=())
         except OSError as error:
             findings.append(Finding(found.path, f"it could not be read: {error.strerror}"))

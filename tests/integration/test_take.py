@@ -15,10 +15,13 @@ import pytest
 
 from statelesskit import fs, take, tree
 from statelesskit.config import Site
+from statelesskit.contents import Contents
 from statelesskit.export.tree import export_tree
 from statelesskit.manifest import HEADER, LINE_MAX, PATH_MAX, Entry, Manifest
+from statelesskit.prototype.pending import look_at
+from statelesskit.prototype.prepare import Rules
 from statelesskit.store import Store
-from statelesskit.take import Taken, take_tree
+from statelesskit.take import TICK_NS, Taken, take_tree
 from tests.torture import build, scratch
 from tests.witness import look
 
@@ -191,24 +194,50 @@ def test_a_tree_mounted_in_itself_ends(place: Path) -> None:
     assert "mounted" in findings(result)[b"a/loop"]
 
 
-def test_files_nobody_may_change_are_taken(place: Path) -> None:
+def test_what_nobody_may_change_is_taken(place: Path) -> None:
     top = place / "tree"
-    top.mkdir()
+    (top / "sealed/inside").mkdir(parents=True)
     (top / "fixed").write_text("for ever")
     (top / "log").write_text("so far")
+    flags = {"fixed": "+i", "log": "+a", "sealed": "+i", ".": "+a"}
     try:
-        if subprocess.run(["chattr", "+i", top / "fixed"], check=False).returncode:
-            pytest.skip("this file system knows no such flags, or we may not set them")
-        subprocess.run(["chattr", "+a", top / "log"], check=True)
-        store = Store(place / "store")
-        manifest, result = taken(top, store)
+        for name, flag in flags.items():
+            if subprocess.run(["chattr", flag, top / name], check=False).returncode:
+                pytest.skip("this file system knows no such flags, or we may not set them")
+        time.sleep(TICK_NS / 1e9 * 1.5)  # what has just changed would be looked at again
+        store, lines = Store(place / "store"), list[bytes]()
+        for _ in range(2):  # the second time from memory
+            lines.clear()
+            result = take_tree(top, store, lines.append, memory_file=place / "memory")
+            assert findings(result) == {
+                b"": "it is append-only (chattr), which is not kept",
+                b"fixed": "it is immutable (chattr), which is not kept",
+                b"log": "it is append-only (chattr), which is not kept",
+                b"sealed": "it is immutable (chattr), which is not kept",
+            }
     finally:
-        subprocess.run(["chattr", "-ia", top / "fixed", top / "log"], check=False)
-    assert findings(result) == {
-        b"fixed": "it is immutable (chattr), which is not kept",
-        b"log": "it is append-only (chattr), which is not kept",
-    }
+        for name in flags:
+            subprocess.run(["chattr", "-ia", top / name], check=False)
+    manifest = Manifest.parse(HEADER + b"".join(lines))
+    assert [found.path for found in manifest.entries()] == [b"", b"fixed", b"log", b"sealed", b"sealed/inside"]
     assert [content(store, entry(manifest, name)) for name in (b"fixed", b"log")] == [b"for ever", b"so far"]
+
+
+def test_an_emptied_file_is_no_other_name_of_what_has_its_content(place: Path) -> None:
+    top = place / "tree"
+    top.mkdir()
+    (top / "m").write_text("secret")
+    for name in ("a", "n", "z"):
+        os.link(top / "m", top / name)
+    lines: list[bytes] = []
+    take_tree(top, Store(place / "store"), lines.append, rules=Rules(empty=("m", "n")))
+    manifest = Manifest.parse(HEADER + b"".join(lines))
+    found = [(one.path, one.type, one.size, one.link_to) for one in manifest.entries()][1:]
+    assert found == [(b"a", "file", 6, b""), (b"m", "file", 0, b""), (b"n", "link", 0, b"m"), (b"z", "link", 0, b"a")]
+    now, _ = look_at(
+        top, Contents(manifest, Store(place / "store")), Store(place / "store"), rules=Rules((), ("m", "n"))
+    )
+    assert now.manifest.lines == manifest.lines
 
 
 def test_a_file_that_someone_writes_to_all_the_time_is_a_finding(place: Path) -> None:
