@@ -332,6 +332,31 @@ def test_a_file_that_grows_for_ever_ends(place: Path, monkeypatch: pytest.Monkey
     assert list(findings(result)) == [b"file"]
 
 
+@pytest.mark.parametrize("at_rest", [True, False])
+def test_large_holes_are_not_read_where_nobody_just_wrote(
+    place: Path, at_rest: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, size = place / "tree/giant", 40 * take.PIECE + 5
+    path.parent.mkdir()
+    with path.open("wb") as file:
+        for offset in (0, 7 * take.PIECE + 100, 20 * take.PIECE - 1, size - 3):
+            file.seek(offset)
+            file.write(b"xyz")
+    time.sleep(TICK_NS / 1e9 * 1.5)  # what has just changed would be read again
+    read, real = [], take._pread
+
+    def pread(fd: int, length: int, offset: int) -> bytes:
+        read.append(len(piece := real(fd, length, offset)))
+        return piece
+
+    monkeypatch.setattr(take, "_pread", pread)
+    monkeypatch.setattr(take, "REST_NS", 0 if at_rest else 10**12)
+    manifest, result = taken(place / "tree", store := Store(place / "store"))
+    assert result.findings == []
+    assert b"".join(store.read(bytes.fromhex(entry(manifest, b"giant").sha256))) == path.read_bytes()
+    assert sum(read) < 6 * take.PIECE if at_rest else sum(read) == size
+
+
 def replacing(monkeypatch: pytest.MonkeyPatch, path: Path, act) -> None:  # type: ignore[no-untyped-def]
     """Do something to a file between the moment the walk sees it and the moment it is opened."""
     real = take.open_file
