@@ -197,7 +197,7 @@ class _Pass:
         self._room = threading.Semaphore(2 * THREADS)  # batches handed over and not yet begun
         self._readers = Workers(THREADS, self._read_batches)
         self._waiting: deque[_Batch] = deque()
-        self._links: Links = {}
+        self._links = Links(dict)
         self._lost: set[bytes] = set()
         self._ahead = 0  # names met and not yet written
         self._lines: list[bytes] = []

@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ _FLAGS = struct.Struct("=L4x")
 LeavesOut = Callable[[bytes], bool] | None
 Xattrs = tuple[tuple[bytes, bytes], ...]
 Holes = tuple[tuple[int, int], ...]
-Links = dict[tuple[int, int, bool], bytes]
+Links = defaultdict[tuple[int, bool], dict[int, bytes]]  # by file system: a million of them must be small
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +266,7 @@ def link_of(path: bytes, info: os.stat_result, links: Links, *, empty: bool = Fa
     """
     if stat.S_ISDIR(info.st_mode) or info.st_nlink < 2:
         return None
-    first = links.setdefault((info.st_dev, info.st_ino, empty), path)
+    first = links[info.st_dev, empty].setdefault(info.st_ino, path)
     return Entry(path, "link", link_to=first) if first != path else None
 
 

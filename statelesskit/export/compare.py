@@ -45,7 +45,7 @@ def compare(
         infos: is given what was seen of each regular file, by the first of its paths.
     """
     findings: list[Finding] = []
-    links: Links = {}
+    links = Links(dict)
     expected = manifest.entries()
     progress.stage("comparing with the manifest", total=len(manifest.lines), unit="files")
     want = next(expected, None)

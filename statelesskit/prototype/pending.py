@@ -85,7 +85,7 @@ def look_at(
     known = before.manifest.entries()
     progress.stage("looking at the tree", total=len(before.manifest.lines), unit="files")
     lines = []
-    links: Links = {}
+    links = Links(dict)
     lost: set[bytes] = set()
     was = next(known, None)
     for found in walk(top, findings.append, leaves_out=rules.leaves_out):
