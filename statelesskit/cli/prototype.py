@@ -110,7 +110,7 @@ def changes(ctx: click.Context, /, name: str, since: str | None, reread: bool, a
 @JSON
 @click.pass_context
 def prepare(ctx: click.Context, name: str, defaults: bool, as_json: bool) -> None:
-    """Show what of a prototype never comes into a snapshot.
+    """Show what of a prototype never comes into a snapshot, and how many names that fits now.
 
     The rules are in prototypes/NAME/prepare.toml of the site; they change snapshots, never the prototype.
     """
@@ -118,22 +118,24 @@ def prepare(ctx: click.Context, name: str, defaults: bool, as_json: bool) -> Non
     from statelesskit.actions.prepare_prototype import PreparePrototype
     from statelesskit.cli import output
     from statelesskit.prototype import load
-    from statelesskit.prototype.prepare import load_rules
+    from statelesskit.prototype.prepare import Rules, count_hits, load_rules
 
     site = site_of(ctx)
     if defaults:
         service.perform(site, PreparePrototype(name), service.AT_ONCE)
-    load(site, name)
+    tree = load(site, name).tree
     rules = load_rules(site, name)
-    shown = {
-        "prototype": name,
-        "leave_out": list(rules.leave_out),
-        "empty": list(rules.empty),
-    }
+    hits = {}
+    if rules != Rules() and tree.is_dir():
+        with output.progress() as progress:
+            hits = count_hits(tree, rules, progress)
     if as_json:
-        output.json_line(shown)
+        output.json_line(
+            {"prototype": name, "leave_out": list(rules.leave_out), "empty": list(rules.empty), "hits": hits}
+        )
         return
-    rows = [{"what": what, "path": path} for what in ("leave_out", "empty") for path in shown[what]]
+    rows = [{"what": "left out", "path": pattern, "fits now": hits.get(pattern)} for pattern in rules.leave_out]
+    rows += [{"what": "taken empty", "path": pattern, "fits now": hits.get(pattern)} for pattern in rules.empty]
     output.table(rows, empty="everything is taken as it is")
 
 

@@ -15,11 +15,14 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from statelesskit import fs
 from statelesskit.config import Site
 from statelesskit.errors import ConfigError
+from statelesskit.progress import SILENT, Progress
+from statelesskit.tree import walk
 
 FILE = "prepare.toml"
 # What a Debian root has of its own after it ran once, or was upgraded.
@@ -73,6 +76,24 @@ class Rules:
 
 
 DEFAULTS = Rules(LEAVE_OUT, EMPTY)
+
+
+def count_hits(top: Path, rules: Rules, progress: Progress = SILENT) -> dict[str, int]:
+    """Return how many names in a tree each pattern fits; what is below a folder that is left out is not looked at."""
+    alone = {pattern: Rules((pattern,)) for pattern in (*rules.leave_out, *rules.empty)}
+    hits = dict.fromkeys(alone, 0)
+
+    def leaves_out(path: bytes) -> bool:
+        left_out = rules.leaves_out(path)
+        if left_out or rules.empties(path):
+            for pattern, one in alone.items():
+                hits[pattern] += one.leaves_out(path)
+        return left_out
+
+    progress.stage("looking at the tree", unit="names")
+    for _ in walk(top, lambda _: None, leaves_out=leaves_out):
+        progress.advance()
+    return hits
 
 
 def identities(lines: bytes) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ import pytest
 
 from statelesskit.config import Site
 from statelesskit.errors import ConfigError
-from statelesskit.prototype.prepare import DEFAULTS, FILE, Rules, load_rules, write_rules
+from statelesskit.prototype.prepare import DEFAULTS, FILE, Rules, count_hits, load_rules, write_rules
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,11 @@ def test_rules_that_cannot_be_understood_stop_a_take(site: Site, text: str) -> N
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ConfigError, match=r"prepare\.toml"):
         load_rules(site, "desktop")
+
+
+def test_what_rules_fit_now_is_counted(tmp_path: Path) -> None:
+    for path in ("etc/ssh/a_key", "etc/ssh/b_key", "etc/id", "cache/a_key", "cache/deep/b_key"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    rules = Rules(("**/*_key", "cache", "none"), ("etc/id",))
+    assert count_hits(tmp_path, rules) == {"**/*_key": 2, "cache": 1, "none": 0, "etc/id": 1}
