@@ -1,13 +1,17 @@
 """Threads that are over when their block is: after an error, after Ctrl-C, and after a second one.
 
-``Thread.join`` can't be trusted with that: interrupted by a signal's exception, Python 3.11 takes the thread
-for ended while it goes on (bpo-45274), and it would write to what is being removed.
+Neither ``Thread.start`` and ``Thread.join`` nor ``threading.Event`` can be trusted with that. Interrupted by a
+signal's exception, ``join`` takes the thread for ended while it goes on, and it would write to what is being
+removed (bpo-45274); ``wait`` raises "release unlocked lock" instead of what the signal raised; and a signal that
+comes just before it falls asleep is not seen until it wakes. So we look again and again at what nobody can spoil.
 """
 
 from __future__ import annotations
 
-import threading
+import queue
+from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -23,44 +27,49 @@ class Workers:
         """Take the function; it is called with the thread's number, from 0."""
         self.failure: BaseException | None = None
         self._work = work
-        self._begin = threading.Event()
-        self._ended = [threading.Event() for _ in range(count)]
+        self._begin = allocate_lock()  # held until all have been started
+        self._working = set(range(count))
+        self._ended: queue.SimpleQueue[None] = queue.SimpleQueue()  # wakes who waits; it proves nothing
 
     def __enter__(self) -> Self:
-        threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(len(self._ended))]
+        all_started = False
+        self._begin.acquire()
         try:
-            for thread in threads:
-                thread.start()
-            self._begin.set()
+            for number in range(len(self._working)):
+                start_new_thread(self._run, (number,))
+            all_started = True
+            self._begin.release()
         except BaseException as error:
             self.failure = error
-            self._begin.set()
-            # One that has no identity has not begun; if it ever does, it will see the failure first.
-            self._wait([ended for thread, ended in zip(threads, self._ended, strict=True) if thread.ident])
+            if all_started:
+                self._wait()
+            else:
+                self._begin.release()  # those that have been started see the failure before anything else
             raise
         return self
 
     def _run(self, number: int) -> None:
-        self._begin.wait()
         try:
+            with self._begin:
+                pass
             if not self.failure:
                 self._work(number)
         except BaseException as error:
             self.failure = self.failure or error
         finally:
-            self._ended[number].set()
+            self._working.discard(number)
+            self._ended.put(None)
 
-    def _wait(self, for_: list[threading.Event]) -> None:
-        while True:
+    def _wait(self) -> None:
+        while self._working:
             try:
-                for ended in for_:
-                    ended.wait()
-                return
+                with suppress(queue.Empty):
+                    self._ended.get(timeout=0.2)
             except BaseException as error:  # a signal
                 self.failure = self.failure or error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.failure = self.failure or error
-        self._wait(self._ended)
+        self._wait()
         if self.failure and error is None:
             raise self.failure

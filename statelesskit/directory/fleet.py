@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from typing import Self, TypeVar
 
 import ldap3
-from ldap3.core import exceptions as ldap
 from ldap3.utils.conv import escape_filter_chars
 
 from statelesskit.config import Site
@@ -32,8 +30,9 @@ from statelesskit.directory.mapping import (
     time_values,
 )
 from statelesskit.directory.model import Channel, Client, Group, PrototypeEntry, Report, SnapshotEntry
+from statelesskit.directory.operations import Changes, Operations
 from statelesskit.directory.schema import VERSION
-from statelesskit.directory.session import connect, disconnect, translated
+from statelesskit.directory.session import connect
 from statelesskit.errors import (
     ConflictError,
     DirectoryUnavailableError,
@@ -45,9 +44,7 @@ from statelesskit.errors import (
 )
 from statelesskit.names import printable, prototype_of, split_channel
 
-PAGE = 1000  # entries the server sends at once
 T = TypeVar("T", PrototypeEntry, SnapshotEntry, Channel, Client, Group)
-Changes = dict[str, list[tuple[str, list[str]]]]
 
 
 def open_directory(site: Site) -> Directory:
@@ -70,13 +67,13 @@ class Directory:
     """One connection to the fleet directory.
 
     Attributes:
-        operations: how many LDAP operations were sent, by kind; a paged search counts once.
+        ldap: the operations all else is made of.
+        layout: where things stand.
     """
 
     def __init__(self, connection: ldap3.Connection, base_dn: str) -> None:
-        self.operations: Counter[str] = Counter()
-        self._connection = connection
-        self._layout = Layout(base_dn)
+        self.ldap = Operations(connection)
+        self.layout = Layout(base_dn)
 
     def __enter__(self) -> Self:
         return self
@@ -86,23 +83,23 @@ class Directory:
 
     def close(self) -> None:
         """End the connection."""
-        disconnect(self._connection)
+        self.ldap.close()
 
     # --- the tree itself ----------------------------------------------------------------------
 
     def bootstrap(self) -> None:
         """Make the entries that hold everything else, where they are missing."""
         wanted: dict[str, Attributes] = {
-            self._layout.base: {"objectClass": ["skDirectory"], "skSchemaVersion": [str(VERSION)]}
+            self.layout.base: {"objectClass": ["skDirectory"], "skSchemaVersion": [str(VERSION)]}
         }
-        wanted |= {self._layout.folder(name): {"objectClass": ["organizationalUnit"]} for name in FOLDERS}
+        wanted |= {self.layout.folder(name): {"objectClass": ["organizationalUnit"]} for name in FOLDERS}
         for dn, attributes in wanted.items():
             with suppress(ExistsError):
-                self._add(dn, attributes, "folder", dn)
+                self.ldap.add(dn, attributes, "folder", dn)
 
     def check_version(self) -> None:
         """Refuse a directory of a newer schema, which this version could harm."""
-        for entry in self._search(self._layout.base, "objectClass=skDirectory", ldap3.BASE):
+        for entry in self.ldap.search(self.layout.base, "objectClass=skDirectory", ldap3.BASE):
             found = entry.number("skSchemaVersion")
             if found > VERSION:
                 raise FormatError(
@@ -122,16 +119,16 @@ class Directory:
         Raises:
             ExistsError: it is registered already.
         """
-        dn = self._layout.prototype(prototype.name)
-        self._add(dn, prototype_attributes(prototype), "prototype", prototype.name)
+        dn = self.layout.prototype(prototype.name)
+        self.ldap.add(dn, prototype_attributes(prototype), "prototype", prototype.name)
 
     def snapshots(self, prototype: str | None = None) -> list[SnapshotEntry]:
         """Return all snapshots, or those of one prototype, by name."""
         if prototype is None:
             return self._all("prototypes", "skSnapshot", snapshot_from, ldap3.SUBTREE)
         self._require_prototype(prototype)
-        entries = self._search(self._layout.prototype(prototype), "objectClass=skSnapshot", ldap3.LEVEL)
-        return _by_name(snapshot_from(entry, self._layout) for entry in entries)
+        entries = self.ldap.search(self.layout.prototype(prototype), "objectClass=skSnapshot", ldap3.LEVEL)
+        return _by_name(snapshot_from(entry, self.layout) for entry in entries)
 
     def snapshot(self, name: str) -> SnapshotEntry:
         """Return one snapshot.
@@ -139,10 +136,10 @@ class Directory:
         Raises:
             NotFoundError: the directory does not know it.
         """
-        entry = self._one(self._layout.snapshot(name), "skSnapshot")
+        entry = self.ldap.read(self.layout.snapshot(name), "skSnapshot")
         if entry is None:
             raise _unknown("snapshot", name, self.snapshots())
-        return snapshot_from(entry, self._layout)
+        return snapshot_from(entry, self.layout)
 
     def add_snapshot(self, snapshot: SnapshotEntry) -> None:
         """Register a snapshot of a registered prototype.
@@ -152,9 +149,9 @@ class Directory:
             NotFoundError: its prototype is not.
             ParameterError: its digest, state or note cannot be right.
         """
-        attributes = snapshot_attributes(snapshot, self._layout)
+        attributes = snapshot_attributes(snapshot, self.layout)
         self._require_prototype(snapshot.prototype)
-        self._add(self._layout.snapshot(snapshot.name), attributes, "snapshot", snapshot.name)
+        self.ldap.add(self.layout.snapshot(snapshot.name), attributes, "snapshot", snapshot.name)
 
     def set_snapshot_state(self, name: str, old: str, new: str) -> None:
         """Change a snapshot's state from ``old`` to ``new``.
@@ -168,7 +165,7 @@ class Directory:
                 (ldap3.MODIFY_ADD, [checked_state(new)]),
             ]
         }
-        if not self._modify(self._layout.snapshot(name), change):
+        if not self.ldap.modify(self.layout.snapshot(name), change):
             found = self.snapshot(name)
             raise ConflictError(
                 f"snapshot {name} is {printable(found.state)}, not {old}; it was left as it is",
@@ -177,7 +174,7 @@ class Directory:
 
     def remove_snapshot(self, name: str) -> bool:
         """Remove a snapshot's entry; say whether there was one. Nothing is looked at that may point at it."""
-        return self._delete(self._layout.snapshot(name))
+        return self.ldap.delete(self.layout.snapshot(name))
 
     # --- channels -----------------------------------------------------------------------------
 
@@ -191,7 +188,7 @@ class Directory:
         Raises:
             NotFoundError: there is none of that name.
         """
-        return channel_from(self._channel_entry(name), self._layout)
+        return channel_from(self._channel_entry(name), self.layout)
 
     def add_channel(
         self, name: str, snapshot: str | None, *, moved_by: str, moved_at: datetime, record: str
@@ -209,7 +206,7 @@ class Directory:
             "skSnapshotDN": [self._target(name, snapshot)] if snapshot else [],
             **_moved(moved_by, moved_at, record),
         }
-        self._add(self._layout.channel(name), attributes, "channel", name)
+        self.ldap.add(self.layout.channel(name), attributes, "channel", name)
         return _read_back(self.channel, name)
 
     def move_channel(
@@ -233,7 +230,7 @@ class Directory:
         change |= {
             kind: [(ldap3.MODIFY_REPLACE, values)] for kind, values in _moved(moved_by, moved_at, record).items()
         }
-        if old.number("skSerial") != serial or not self._modify(self._layout.channel(name), change):
+        if old.number("skSerial") != serial or not self.ldap.modify(self.layout.channel(name), change):
             raise _moved_by_other(self.channel(name), serial)
         return _read_back(self.channel, name)
 
@@ -249,10 +246,10 @@ class Directory:
         Raises:
             NotFoundError: there is none of that name.
         """
-        entry = self._one(self._layout.client(name), "skClient")
+        entry = self.ldap.read(self.layout.client(name), "skClient")
         if entry is None:
             raise _unknown("client", name, self.clients())
-        return client_from(entry, self._layout)
+        return client_from(entry, self.layout)
 
     def add_client(self, client: Client) -> Client:
         """Add a client and return it as it is stored.
@@ -262,20 +259,20 @@ class Directory:
             NotFoundError: there is no such channel, or no such snapshot to pin it to.
             ParameterError: its mode or note cannot be right.
         """
-        dn, attributes = self._layout.client(client.name), client_attributes(client, self._layout)
+        dn, attributes = self.layout.client(client.name), client_attributes(client, self.layout)
         if client.channel:
             self.channel(client.channel)
         if client.pin:
             self.snapshot(client.pin)
         try:
-            self._add(dn, attributes, "client", client.name)
+            self.ldap.add(dn, attributes, "client", client.name)
         except RefusedError:
             # The server says that a value is taken, not whose it is.
-            if self._one(dn, "skClient"):
+            if self.ldap.read(dn, "skClient"):
                 raise ExistsError(f"there is already a client {client.name}") from None
             for mac in attributes["macAddress"]:
-                for entry in self._search(self._layout.base, f"macAddress={escape_filter_chars(mac)}"):
-                    owner = client_from(entry, self._layout).name
+                for entry in self.ldap.search(self.layout.base, f"macAddress={escape_filter_chars(mac)}"):
+                    owner = client_from(entry, self.layout).name
                     raise ExistsError(
                         f"the MAC address {mac} belongs to client {printable(owner)}",
                         hint=f"statelesskit client explain {printable(owner)}",
@@ -289,13 +286,13 @@ class Directory:
         Raises:
             NotFoundError: there is none of that name.
         """
-        if not self._delete(self._layout.client(name)):
+        if not self.ldap.delete(self.layout.client(name)):
             raise _unknown("client", name, self.clients())
 
     def reports(self) -> list[Report]:
         """Return what clients last said of themselves."""
-        entries = self._search(self._layout.folder("clients"), "objectClass=skClientStatus")
-        return [report_from(entry, self._layout) for entry in entries]
+        entries = self.ldap.search(self.layout.folder("clients"), "objectClass=skClientStatus")
+        return [report_from(entry, self.layout) for entry in entries]
 
     def groups(self) -> list[Group]:
         """Return all groups of clients, by name."""
@@ -304,11 +301,11 @@ class Directory:
     # --- how ----------------------------------------------------------------------------------
 
     def _require_prototype(self, name: str) -> None:
-        if self._one(self._layout.prototype(name), "skPrototype") is None:
+        if self.ldap.read(self.layout.prototype(name), "skPrototype") is None:
             raise _unknown("prototype", name, self.prototypes())
 
     def _channel_entry(self, name: str) -> Entry:
-        entry = self._one(self._layout.channel(name), "skChannel")
+        entry = self.ldap.read(self.layout.channel(name), "skChannel")
         if entry is None:
             raise _unknown("channel", name, self.channels())
         return entry
@@ -317,66 +314,11 @@ class Directory:
         """Return the DN a channel may be pointed at."""
         if prototype_of(snapshot) != split_channel(channel)[0]:
             raise ParameterError(f"channel {channel} cannot point at {snapshot}, a snapshot of another prototype")
-        return self._layout.snapshot(self.snapshot(snapshot).name)
+        return self.layout.snapshot(self.snapshot(snapshot).name)
 
     def _all(self, folder: str, kind: str, make: Callable[[Entry, Layout], T], scope: str = ldap3.LEVEL) -> list[T]:
-        entries = self._search(self._layout.folder(folder), f"objectClass={kind}", scope)
-        return _by_name(make(entry, self._layout) for entry in entries)
-
-    def _one(self, dn: str, kind: str) -> Entry | None:
-        return next(iter(self._search(dn, f"objectClass={kind}", ldap3.BASE)), None)
-
-    def _search(self, base: str, rule: str, scope: str = ldap3.SUBTREE) -> list[Entry]:
-        """Return the entries found; ``rule`` is a filter's inside, its values already escaped."""
-        self.operations["search"] += 1
-        with translated(self._connection.server.name):
-            try:
-                found = self._connection.extend.standard.paged_search(
-                    base,
-                    f"({rule})",
-                    search_scope=scope,
-                    dereference_aliases=ldap3.DEREF_NEVER,
-                    attributes=ldap3.ALL_ATTRIBUTES,
-                    paged_size=None if scope == ldap3.BASE else PAGE,
-                    generator=False,
-                )
-            except ldap.LDAPNoSuchObjectResult:
-                if scope == ldap3.BASE:
-                    return []
-                raise
-        return [Entry(one["dn"], one["raw_attributes"]) for one in found if one["type"] == "searchResEntry"]
-
-    def _add(self, dn: str, attributes: Attributes, what: str, name: str) -> None:
-        self.operations["add"] += 1
-        with translated(self._connection.server.name, changing=True):
-            try:
-                self._connection.add(dn, attributes={kind: values for kind, values in attributes.items() if values})
-            except ldap.LDAPEntryAlreadyExistsResult:
-                raise ExistsError(f"there is already a {what} {name}") from None
-
-    def _delete(self, dn: str) -> bool:
-        """Remove an entry; say whether it was there."""
-        self.operations["delete"] += 1
-        with translated(self._connection.server.name, changing=True):
-            try:
-                self._connection.delete(dn)
-                return True
-            except ldap.LDAPNoSuchObjectResult:
-                return False
-
-    def _modify(self, dn: str, changes: Changes) -> bool:
-        """Change an entry whole or not at all; return false if a value to be deleted was not there."""
-        self.operations["modify"] += 1
-        with translated(self._connection.server.name, changing=True):
-            try:
-                self._connection.modify(dn, changes)
-            except (
-                ldap.LDAPNoSuchAttributeResult,
-                ldap.LDAPNoSuchObjectResult,
-                ldap.LDAPAttributeOrValueExistsResult,
-            ):
-                return False
-        return True
+        entries = self.ldap.search(self.layout.folder(folder), f"objectClass={kind}", scope)
+        return _by_name(make(entry, self.layout) for entry in entries)
 
 
 def _read_back(read: Callable[[str], T], name: str) -> T:

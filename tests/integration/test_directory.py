@@ -28,6 +28,7 @@ from statelesskit.directory import (
     slapd,
 )
 from statelesskit.directory.mapping import Entry
+from statelesskit.directory.operations import Operations
 from statelesskit.errors import (
     ConflictError,
     DirectoryUnavailableError,
@@ -65,7 +66,7 @@ def fleet(directory: Directory) -> Directory:
     for name, digit in ((ONE, "1"), (TWO, "2"), (THREE, "3")):
         directory.add_snapshot(snapshot(name, digit))
     directory.add_channel("desktop/stable", ONE, moved_by="anna", moved_at=AT, record="r1")
-    directory.operations.clear()
+    directory.ldap.counts.clear()
     return directory
 
 
@@ -154,12 +155,12 @@ def test_a_server_that_falls_silent_may_have_made_the_change(
     pid = slapd.status(site).pid
     assert pid
 
-    def freeze(self: Directory, dn: str, changes: Any) -> bool:
+    def freeze(self: Operations, dn: str, changes: Any) -> bool:
         os.kill(pid, signal.SIGSTOP)
         return modify(self, dn, changes)
 
-    modify = Directory._modify
-    monkeypatch.setattr(Directory, "_modify", freeze)
+    modify = Operations.modify
+    monkeypatch.setattr(Operations, "modify", freeze)
     try:
         with open_directory(site) as directory, pytest.raises(DirectoryUnavailableError, match="may have made it"):
             directory.move_channel("desktop/stable", serial=serial, to=TWO, moved_by="ann", moved_at=LATER, record="r2")
@@ -267,10 +268,10 @@ def test_the_nearest_name_is_offered(fleet: Directory) -> None:
 def test_a_channel_is_moved_by_one_modify(fleet: Directory) -> None:
     for number in range(20):
         fleet.add_client(Client(f"c{number}", "diskless", channel="desktop/stable"))
-    fleet.operations.clear()
+    fleet.ldap.counts.clear()
     moved = move(fleet, TWO, serial=1)
     assert moved == Channel("desktop/stable", "desktop", TWO, ONE, 2, "ben", LATER, "r2")
-    assert {kind: count for kind, count in fleet.operations.items() if kind != "search"} == {"modify": 1}
+    assert {kind: count for kind, count in fleet.ldap.counts.items() if kind != "search"} == {"modify": 1}
     assert fleet.channels() == [moved]
     assert {found.snapshot for _, found in assignments(fleet)} == {TWO}
 
@@ -303,7 +304,7 @@ def test_of_many_at_once_exactly_one_wins(
 
     def read_together(self: Directory, name: str) -> Entry:
         entry = read(self, name)
-        if self.operations["modify"] == 0:
+        if self.ldap.counts["modify"] == 0:
             everybody.wait(timeout=30)
         return entry
 
@@ -444,7 +445,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_names_reach_no_server(fleet: Directory, text: str) -> None:
-    fleet.operations.clear()
+    fleet.ldap.counts.clear()
     for ask in (
         lambda: fleet.client(text),
         lambda: fleet.remove_client(text),
@@ -461,7 +462,7 @@ def test_hostile_names_reach_no_server(fleet: Directory, text: str) -> None:
     ):
         with pytest.raises(NameInvalidError):
             ask()
-    assert fleet.operations.total() == 0
+    assert fleet.ldap.counts.total() == 0
 
 
 @pytest.mark.parametrize("text", [text[:4000] for text in HOSTILE] + [" ", "\n", "<x>", "=cmd", "\x1b[2J"])
@@ -511,7 +512,7 @@ def test_many_clients_take_four_searches(site: Site, fleet: Directory) -> None:
     )
     tool(site, "ldapadd", stdin=ldif)
     found = assignments(fleet)
-    assert fleet.operations == {"search": 4}
+    assert fleet.ldap.counts == {"search": 4}
     assert [client.name for client, _ in found] == [f"c{number:04}" for number in range(2500)]
     assert {assignment.snapshot for _, assignment in found} == {ONE}
 
