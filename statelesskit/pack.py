@@ -44,14 +44,13 @@ else:
 
 FRAME_SIZE = 256 * 1024  # bytes of small files gathered before they are compressed together
 FRAME_MAX = 4 * 1024 * 1024  # no frame is larger; a reader needs this much memory
-LEVEL = 3  # fast; repacking may use more
-# Level 3 with smaller tables, which suit small frames: one sixth less time for half a per cent more bytes, measured
-# on a Debian root.
+LEVEL = 1  # fast; repacking may use more
+# Level 1 with tables that suit small frames: measured on a Debian root, a quarter less time than level 3 for three per
+# cent more bytes.
 QUICK: dict[int, int] = {
     zstd.CompressionParameter.compression_level: LEVEL,
-    zstd.CompressionParameter.min_match: 5,
-    zstd.CompressionParameter.hash_log: 16,
-    zstd.CompressionParameter.chain_log: 14,
+    zstd.CompressionParameter.min_match: 6,
+    zstd.CompressionParameter.hash_log: 15,
     zstd.CompressionParameter.window_log: 18,
 }
 WINDOW_LOG = 23  # a frame may not make its reader remember more than 8 MiB, as RFC 8878 recommends

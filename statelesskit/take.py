@@ -10,7 +10,7 @@ import gc
 import os
 import queue
 import stat
-import threading
+import sys
 import time
 from bisect import bisect_right
 from collections import deque
@@ -49,6 +49,7 @@ from statelesskit.workers import Workers
 THREADS = 2
 EVERYTHING = Rules()
 BATCH_FILES, BATCH_ITEMS, BATCH_BYTES = 64, 1024, 2 * 1024 * 1024
+WAITING = 32  # batches given to the readers and not done; one of large files must not stop the walk for long
 AHEAD = 32 * BATCH_ITEMS  # names met and not yet written: while one large file is read, the walk must not run away
 WRITTEN = 256 * 1024  # bytes of lines that are given away at once
 SMALL = 128 * 1024  # bytes; handing an open file over, and its many short calls, cost more than reading it here
@@ -101,7 +102,7 @@ class _Batch:
     items: list[_Item | Stretch] = field(default_factory=list)
     files: int = 0
     bytes: int = 0  # of content, or of remembered lines
-    done: threading.Event = field(default_factory=threading.Event)
+    done: bool = False
 
     @property
     def full(self) -> bool:
@@ -156,7 +157,7 @@ def take_tree(
         stack.enter_context(memory)
         recorder = stack.enter_context(Recorder(memory_file, tree, memory, time.time_ns()))
         writer = stack.enter_context(Writer(store, THREADS))
-        stack.enter_context(_no_collector())
+        stack.enter_context(_undisturbed())
         taken = _Pass(writer, emit, progress, memory, recorder, rules).take(top, expected)
         if os.geteuid() != 0:
             taken.findings.append(Finding(b"", "it was not read by root, who alone sees trusted attributes"))
@@ -171,12 +172,18 @@ def take_tree(
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
-    """Keep Python's cycle collector away from hundreds of thousands of small objects that hold no cycles."""
+def _undisturbed() -> Iterator[None]:
+    """Keep Python's cycle collector away from hundreds of thousands of small objects that hold no cycles.
+
+    And let a thread go on until it gives the GIL away itself, which all do often.
+    """
+    interval = sys.getswitchinterval()
     gc.disable()
+    sys.setswitchinterval(0.02)
     try:
         yield
     finally:
+        sys.setswitchinterval(interval)
         gc.enable()
 
 
@@ -194,7 +201,8 @@ class _Pass:
         self._memory, self._recorder, self._rules = memory, recorder, rules
         self._taken = Taken()
         self._work: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
-        self._room = threading.Semaphore(2 * THREADS)  # batches handed over and not yet begun
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()  # a batch is done; it wakes who waits for that
+        self._handed_over, self._done = 0, [0] * THREADS
         self._readers = Workers(THREADS, self._read_batches)
         self._waiting: deque[_Batch] = deque()
         self._links = Links(dict)
@@ -260,7 +268,8 @@ class _Pass:
             elif not self._put_link(batch, found, info, empty := self._rules.empties(found.path)):
                 item = _Item(found, info, fd, empty=empty)
                 if info.st_size < SMALL:
-                    item.file = self._read(item, partial(self._hold, item))
+                    if empty or not self._read_quickly(item):
+                        item.file = self._read(item, partial(self._hold, item))
                     item.close()
                 batch.items.append(item)
                 batch.files += 1
@@ -310,15 +319,18 @@ class _Pass:
         self._find(path, finding)
 
     def _hand_over(self, batch: _Batch) -> None:
-        while not self._room.acquire(timeout=0.2):
-            self._tell()
-            self._check_readers()
+        while self._handed_over - sum(self._done) >= WAITING:
+            self._await_news()
+        self._handed_over += 1
         self._waiting.append(batch)
         self._ahead += len(batch.items)
         self._work.put(batch)
         self._drain(leave=AHEAD)
 
-    def _check_readers(self) -> None:
+    def _await_news(self) -> None:
+        with suppress(queue.Empty):
+            self._news.get(timeout=0.2)
+        self._tell()
         if self._readers.failure:
             raise self._readers.failure
 
@@ -326,10 +338,9 @@ class _Pass:
         """Write the lines of the batches that are done, in order; wait until at most ``leave`` names are left."""
         while self._waiting:
             batch = self._waiting[0]
-            while self._ahead > leave and not batch.done.wait(0.2):
-                self._tell()
-                self._check_readers()
-            if not batch.done.is_set():
+            while self._ahead > leave and not batch.done:
+                self._await_news()
+            if not batch.done:
                 return
             self._waiting.popleft()
             self._ahead -= len(batch.items)
@@ -400,11 +411,12 @@ class _Pass:
 
     def _read_batches(self, thread: int) -> None:
         while batch := self._work.get():
-            self._room.release()
             for item in batch.items:
                 if isinstance(item, _Item) and not self._readers.failure:
                     self._finish(thread, item)
-            batch.done.set()
+            batch.done = True
+            self._done[thread] += 1
+            self._news.put(None)
 
     def _finish(self, thread: int, item: _Item) -> None:
         """Read what is still open, keep what was read."""
@@ -415,6 +427,24 @@ class _Pass:
             self._read_bytes[thread] += len(item.content)
             digest = self._writer.add(thread, item.content)
             item.file, item.content = item.file._replace(sha256=digest.hex()), None
+
+    def _read_quickly(self, item: _Item) -> bool:
+        """Do what :meth:`_read` does for a small file that gives no trouble, in as few calls as can be."""
+        fd, info = item.fd, item.info
+        if not _settled(info):
+            return False
+        try:
+            xattrs, holes = xattrs_of(fd), holes_of(fd, info.st_size)
+            if protection_of(fd):
+                return False
+            content = os.pread(fd, info.st_size + 1, 0)
+            after = os.fstat(fd)
+        except OSError:
+            return False
+        if len(content) != info.st_size or _version(after) != _version(info):
+            return False
+        item.content, item.file = content, _File(xattrs, "", info.st_size, holes)
+        return True
 
     def _read(self, job: _Item, keep: _Reading) -> _File | None:
         """Read one file, again if it changed meanwhile.
@@ -441,7 +471,7 @@ class _Pass:
         """Read one file; say also whether it surely did not change meanwhile."""
         with _SOURCE:
             before = job.info = os.fstat(job.fd)
-            settled = not 0 <= time.time_ns() - before.st_ctime_ns < TICK_NS
+            settled = _settled(before)
             xattrs = self._xattrs(job.found, job.fd)
             holes = holes_of(job.fd, before.st_size)
             protection = protection_of(job.fd)
@@ -512,6 +542,11 @@ def _in_hole(holes: Holes, offset: int, size: int) -> bool:
 def _pread(fd: int, size: int, offset: int) -> bytes:
     with _SOURCE:
         return os.pread(fd, size, offset)
+
+
+def _settled(info: os.stat_result) -> bool:
+    """Say whether another change would now give it another time; to be asked before it is read."""
+    return not 0 <= time.time_ns() - info.st_ctime_ns < TICK_NS
 
 
 def _version(info: os.stat_result) -> tuple[int, int, int]:

@@ -39,6 +39,7 @@ OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 FS_IOC_GETFLAGS = 0x80086601
 PROTECTIONS = {0x10: "immutable", 0x20: "append-only"}  # linux/fs.h: FS_IMMUTABLE_FL, FS_APPEND_FL
+PROTECTED = sum(PROTECTIONS)
 _FLAGS = struct.Struct("=L4x")
 
 LeavesOut = Callable[[bytes], bool] | None
@@ -299,6 +300,8 @@ def protection_of(fd: int) -> str:
     try:
         (flags,) = _FLAGS.unpack(fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(_FLAGS.size)))
     except OSError:  # the file system knows none
+        return ""
+    if not flags & PROTECTED:
         return ""
     return " and ".join(name for flag, name in PROTECTIONS.items() if flags & flag)
 
