@@ -179,7 +179,8 @@ def _set_aside(site: Site, store: Store, faulty: dict[Path, set[bytes]], progres
         if not any(has_no_other(digest) and (needed is None or digest in needed) for digest in damaged)
     ]
     if spent:
-        rewrite(store, spent, _Where(has_no_other), level=LEVEL, progress=progress)
+        made = rewrite(store, spent, _Where(has_no_other), level=LEVEL, progress=progress).packs
+        spent = [path for path in spent if path not in made]  # a damage that hurt nothing is mended by that
     if store.damaged and needed is not None and not store.missing(needed):
         spent += store.damaged  # nobody can say what is in them, but nothing is missing
     with held(

@@ -14,6 +14,7 @@ import pytest
 from statelesskit import fs
 from statelesskit.config import Site
 from statelesskit.export.tree import export_tree
+from statelesskit.pack import Pack
 from statelesskit.snapshot import Snapshot, list_snapshots, load_manifest
 from statelesskit.snapshot.manifest_file import MANIFEST
 from statelesskit.snapshot.repair import repair
@@ -56,10 +57,10 @@ def packs(site: Site) -> list[Path]:
     return sorted((site.store / "packs").glob("*.pack"))
 
 
-def spoil(path: Path, place: int) -> None:
+def spoil(path: Path, place: int, bits: int = 0x40) -> None:
     path.chmod(0o644)
     data = bytearray(path.read_bytes())
-    data[place] ^= 0x40
+    data[place] ^= bits
     path.write_bytes(data)
 
 
@@ -209,3 +210,30 @@ def whole_objects(site: Site) -> set[bytes]:
         damaged = pack.faults()[1]
         found |= {digest for number, digest in enumerate(pack.digests()) if number not in damaged}
     return found
+
+
+def test_a_damage_that_hurts_nothing_costs_nothing(site: Site) -> None:
+    """What is then written anew has the name of the damaged pack, and must not be set aside with it."""
+    top = add_prototype(site)
+    top.mkdir()
+    for number in range(8):
+        (top / str(number)).write_bytes(b"%d" % number * 500)
+    taken = take(site, "desktop")[0]
+    (path,) = packs(site)
+    whole = path.read_bytes()
+    for place in range(200):
+        for bit in range(8):
+            spoil(path, place, 1 << bit)
+            if Pack(path).faults()[1] == [] and Pack(path).faults()[0]:
+                break
+            path.write_bytes(whole)
+        else:
+            continue
+        break
+    else:
+        pytest.fail("every bit matters")
+    done = repair(site, list_snapshots(site), open_source(site.root))
+    assert done.left == []
+    assert clean(site)
+    check_whole(site, taken)
+    assert path.read_bytes() == whole

@@ -148,7 +148,7 @@ def test_packs_that_are_written_anew_meanwhile_are_no_finding(
     def late(self: Pack, advance: Callable[[int], object] = bool) -> object:
         store = Store(site.store)
         packs = [pack.path for pack in store.readable_packs()]
-        new = rewrite(store, packs, objects_of(site, snapshots[1]) | objects_of(site, snapshots[2]), level=1)
+        new = rewrite(store, packs, objects_of(site, snapshots[1]) | objects_of(site, snapshots[2]), level=2)
         remove_packs(store, [path for path in packs if path not in new.packs])
         monkeypatch.setattr(Pack, "faults", real)
         return real(self, advance)

@@ -63,7 +63,7 @@ def act(store: Store, step: str, argument: object) -> None:
         packs[argument % len(packs)].unlink()  # type: ignore[operator]
     elif step == "rewrite":
         digests = list(DIGESTS)
-        rewrite(store, packs, {digests[number] for number in argument}, level=1)  # type: ignore[attr-defined]
+        rewrite(store, packs, {digests[number] for number in argument}, level=2)  # type: ignore[attr-defined]
         made = {path.name for path in store.packs.glob("*.pack")}
         remove_packs(store, [path for path in packs if path.name in made][: len(packs) // 2])
     elif step == "spoil the index" and store.index_file.exists():

@@ -83,7 +83,7 @@ def test_readers_go_on_while_packs_are_swapped(store: Store) -> None:
     other = Store(store.packs.parent)
     assert get(other, SMALL[0]) == SMALL[0]
     third = Store(store.packs.parent)
-    rewrite(third, before, {sha(content) for content in contents}, level=1)
+    rewrite(third, before, {sha(content) for content in contents}, level=2)
     remove_packs(third, before)
     assert first + b"".join(reading) == BIG[0]
     assert all(get(other, content) == content for content in contents)
@@ -101,7 +101,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_carried_over(store: Store) -> 
     place = store.place(sha(SMALL[200]))
     assert place
     spoil(place[0].path, 40_000)
-    done = rewrite(Store(store.packs.parent), packs(store), {sha(content) for content in [*SMALL, *BIG]}, level=1)
+    done = rewrite(Store(store.packs.parent), packs(store), {sha(content) for content in [*SMALL, *BIG]}, level=2)
     assert done.damaged
     lost = set(done.damaged)
     fresh = Store(store.packs.parent)
@@ -126,7 +126,7 @@ def test_a_whole_copy_elsewhere_is_carried_over(tmp_path: Path) -> None:
         second.finish()
     spoil(damaged, 2500)
     spoil(damaged, damaged.stat().st_size // 2)
-    done = rewrite(Store(tmp_path), [damaged], {sha(content), sha(large)}, level=1)
+    done = rewrite(Store(tmp_path), [damaged], {sha(content), sha(large)}, level=2)
     assert done.damaged == []
     assert done.objects == 2
     assert get(Store(tmp_path), content) == content
@@ -136,7 +136,7 @@ def test_a_whole_copy_elsewhere_is_carried_over(tmp_path: Path) -> None:
 def test_a_pack_nobody_can_read_is_named(store: Store) -> None:
     path = packs(store)[0]
     spoil(path, -5)
-    done = rewrite(Store(store.packs.parent), packs(store), {sha(content) for content in SMALL}, level=1)
+    done = rewrite(Store(store.packs.parent), packs(store), {sha(content) for content in SMALL}, level=2)
     assert [str(path) in error.message for error in done.unreadable] == [True]
 
 
@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(store: Store, monkeypatch: pytes
 
     monkeypatch.setattr(fs, "write_all", full)
     with pytest.raises(NoSpaceError):
-        rewrite(store, before, {sha(content) for content in SMALL}, level=1, frame_size=1000)
+        rewrite(store, before, {sha(content) for content in SMALL}, level=2, frame_size=1000)
     assert sorted(store.packs.iterdir()) == before
 
 
