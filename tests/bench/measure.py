@@ -23,7 +23,8 @@ class Contender:
 
     Attributes:
         before: brings the world to the state each run starts from; not timed.
-        command: run by a shell, so that pipes can be measured; timed with all its children.
+        command: run by a shell, so that pipes can be measured; timed with all its children. ``$ROUND`` is the
+            number of the round, from 0.
         sizes: the files and folders whose size afterwards is told.
         rounds: at most so many, for one that is slow.
     """
@@ -62,12 +63,12 @@ class Row:
     def cpu(self) -> float:
         return statistics.median(self.cpu_s)
 
-    def run(self, command: str) -> None:
+    def run(self, command: str, number: int = 0) -> None:
         """Run a command once and note what it took; a command that fails is not run again."""
         if self.failed:
             return
         try:
-            wall, cpu, peak = timed(command)
+            wall, cpu, peak = timed(command, number)
         except CommandError as error:
             self.failed = str(error)
             return
@@ -88,7 +89,7 @@ def race(contenders: Sequence[Contender], rounds: int) -> list[Row]:
                 continue
             contender.before()
             subprocess.run(["sync"], check=True)
-            row.run(contender.command)
+            row.run(contender.command, number)
             row.stored_mb = stored_mb(contender.sizes)
             shown = f"{row.wall_s[-1]:8.2f} s {row.cpu_s[-1]:8.2f} s CPU" if not row.failed else row.failed
             print(f"  {number + 1}/{rounds} {contender.name:32} {shown}", flush=True)
@@ -99,7 +100,7 @@ class CommandError(Exception):
     """A measured command ended with an error."""
 
 
-def timed(command: str) -> tuple[float, float, float]:
+def timed(command: str, number: int = 0) -> tuple[float, float, float]:
     """Run a shell command; return its wall and processor time in seconds, and its largest process in MB.
 
     GNU time stands between, as a process starts with the peak of the one that made it (getrusage(2)).
@@ -112,7 +113,7 @@ def timed(command: str) -> tuple[float, float, float]:
             (os.POSIX_SPAWN_DUP2, errors.fileno(), 2),
         ]
         began = time.monotonic()
-        pid = os.posix_spawn(argv[0], argv, ENVIRONMENT, file_actions=actions)
+        pid = os.posix_spawn(argv[0], argv, {**ENVIRONMENT, "ROUND": str(number)}, file_actions=actions)
         _, status, usage = os.wait4(pid, 0)
         wall = time.monotonic() - began
         if status:
