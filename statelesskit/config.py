@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from statelesskit.errors import ConfigError, NotFoundError
 
@@ -48,6 +50,19 @@ lease_days = 90
 """
 
 
+def site_toml(name: str, base_dn: str, port: int, server: Mapping[str, str] | None = None) -> str:
+    """Return the text of a new ``site.toml``; ``server`` holds further keys of ``[directory]``."""
+    text = TEMPLATE.format(format=FORMAT, name=name, base_dn=_quoted(base_dn)[1:-1], port=port)
+    if not server:
+        return text
+    lines = "".join(f"{key} = {_quoted(value)}\n" for key, value in server.items() if value)
+    return text.replace("\n[policy]", f"# An existing server, used instead of the private one.\n{lines}\n[policy]")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's strings are JSON's, but for this
+
+
 @dataclass(frozen=True, slots=True)
 class Retention:
     """Which snapshots of a prototype are kept; with no count above 0, all are.
@@ -66,6 +81,34 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectoryServer:
+    """How the fleet directory is reached, as ``[directory]`` says; secrets are named, never held.
+
+    Attributes:
+        uri: an existing server, ``ldaps://host[:port]`` or ``ldap://host[:port]`` (then with StartTLS);
+            "" is the site's private slapd.
+        replicas: servers that reads may go to while that one is away.
+        ca_file: the CAs that may have made their certificates; none is the private CA, or the system's.
+        bind_dn: who we are there, with ``password_file``: a file, or the name of a systemd credential.
+        certificate_file: the certificate that says who we are instead (SASL EXTERNAL), with ``key_file``.
+        people: the URI or domain where the fleet's machines find people, for what is said about it.
+    """
+
+    uri: str = ""
+    replicas: tuple[str, ...] = ()
+    ca_file: Path | None = None
+    bind_dn: str = ""
+    password_file: str = ""
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    people: str = ""
+
+    @property
+    def is_private(self) -> bool:
+        return not self.uri
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """One server's installation; immutable, read from ``site.toml``."""
 
@@ -77,6 +120,7 @@ class Site:
     auto_max_clients: int
     auto_max_deleted: int = 0
     retention: Retention = Retention()
+    server: DirectoryServer = DirectoryServer()
 
     @property
     def prototypes(self) -> Path:
@@ -178,7 +222,65 @@ def _parse(root: Path, data: dict[str, object]) -> Site:
         # Sites made before there was such a thing have neither; nothing of theirs goes until somebody says what.
         auto_max_deleted=_get({"auto_max_deleted": 0} | policy, "policy.auto_max_deleted", int),
         retention=_retention(_get({"retention": {}} | data, "retention", dict)),
+        server=_server(root, directory),
     )
+
+
+def _server(root: Path, table: Mapping[str, object]) -> DirectoryServer:
+    known: dict[str, object] = {item.name: item.default for item in fields(DirectoryServer)}
+    if strange := table.keys() - known.keys() - {"base_dn", "port"}:
+        raise KeyError(f"directory.{min(strange)} is unknown")
+
+    def text(name: str) -> str:
+        return _get({name: ""} | dict(table), f"directory.{name}", str)
+
+    def file(name: str) -> Path | None:
+        return root / text(name) if text(name) else None
+
+    uri, replicas = text("uri"), table.get("replicas", [])
+    if not isinstance(replicas, list) or not all(isinstance(one, str) for one in replicas):
+        raise TypeError(f"directory.replicas is {replicas!r}, expected a list of URIs")
+    for one in [uri, *replicas] if uri else replicas:
+        check_uri(one)
+    server = DirectoryServer(
+        uri=uri,
+        replicas=tuple(replicas),
+        ca_file=file("ca_file"),
+        bind_dn=text("bind_dn"),
+        password_file=text("password_file"),
+        certificate_file=file("certificate_file"),
+        key_file=file("key_file"),
+        people=text("people"),
+    )
+    if bool(server.bind_dn) != bool(server.password_file):
+        raise ValueError("directory.bind_dn and directory.password_file go together; one is missing")
+    if bool(server.certificate_file) != bool(server.key_file):
+        raise ValueError("directory.certificate_file and directory.key_file go together; one is missing")
+    if server.bind_dn and server.certificate_file:
+        raise ValueError("directory has a bind_dn and a certificate_file; expected one way to say who we are")
+    if uri and not (server.bind_dn or server.certificate_file):
+        raise ValueError(
+            "directory.uri needs a bind_dn with its password_file, or a certificate_file with its key_file"
+        )
+    return server
+
+
+def check_uri(uri: str) -> str:
+    """Return the URI of a directory server, or say why it cannot be one.
+
+    Raises:
+        ValueError: it is not ``ldap://`` or ``ldaps://``, has no host, or more than host and port.
+    """
+    if "@" in uri:  # not shown: what stands before it may be a password
+        raise ValueError("a server's URI holds an @, expected ldaps://host[:port]; who we are is bind_dn")
+    try:
+        parts = urlsplit(uri)
+        right = parts.scheme in ("ldap", "ldaps") and parts.hostname and parts.port != 0 and uri.isprintable()
+    except ValueError:  # a port that is none
+        right = False
+    if not right or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError(f"{uri!r} is no server, expected ldaps://host[:port] or ldap://host[:port]")
+    return uri
 
 
 def _retention(table: Mapping[str, object]) -> Retention:

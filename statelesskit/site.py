@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from statelesskit import fs
-from statelesskit.config import FOLDERS, FORMAT, TEMPLATE, Site, load_site
+from statelesskit.config import FOLDERS, Site, load_site, site_toml
 from statelesskit.errors import ConfigError, ExistsError, PermissionNeededError
 from statelesskit.lock import held
 from statelesskit.names import check_name
@@ -79,8 +79,7 @@ def init_site(
         (root / folder).mkdir(mode=mode, exist_ok=True)
     with held(root / "locks" / "site.lock", what=f"the site {root}", doing="site init", wait_s=10):
         if not (root / "site.toml").exists():
-            text = TEMPLATE.format(format=FORMAT, name=name, base_dn=base_dn, port=port)
-            fs.write_file(root / "site.toml", text.encode())
+            fs.write_file(root / "site.toml", site_toml(name, base_dn, port).encode())
         site = load_site(root)
         fingerprint = create_record_key(site.keys)
         slapd.prepare(site)

@@ -29,6 +29,7 @@ NOUNS = {  # the noun: its module here, and its line in the overview
     "export": ("export", "write a snapshot out in a form a machine can use"),
     "channel": ("channel", "named pointers to the snapshot that clients run"),
     "client": ("client", "machines, and what each is told to run"),
+    "directory": ("directory", "the LDAP server that holds the truth about the fleet"),
     "push": ("push", "move a channel to another snapshot"),
     "run": ("runbook", "run a runbook with nobody there"),
     "runbook": ("runbook", "the notebooks that come with this tool"),

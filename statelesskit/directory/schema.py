@@ -151,3 +151,29 @@ def openldap_schema() -> str:
     lines += [f"attributetype {attribute.render()}" for attribute in ATTRIBUTES]
     lines += [f"objectclass {item.render()}" for item in CLASSES]
     return "\n".join(lines) + "\n"
+
+
+def config_ldif() -> str:
+    """Return the entry that loads the schema into an OpenLDAP of cn=config, for ``ldapadd``."""
+    lines = [
+        "dn: cn=statelesskit,cn=schema,cn=config",
+        "objectClass: olcSchemaConfig",
+        "cn: statelesskit",
+        *(f"olcAttributeTypes: {attribute.render()}" for attribute in ATTRIBUTES),
+        *(f"olcObjectClasses: {item.render()}" for item in CLASSES),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def ds389_ldif() -> str:
+    """Return a schema file of 389 Directory Server; its place is ``schema/99statelesskit.ldif`` of the instance."""
+    lines = [
+        "dn: cn=schema",
+        *(f"attributeTypes: {_from_here(attribute.render())}" for attribute in ATTRIBUTES),
+        *(f"objectClasses: {_from_here(item.render())}" for item in CLASSES),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _from_here(description: str) -> str:
+    return description.removesuffix(" )") + " X-ORIGIN 'statelesskit' )"
