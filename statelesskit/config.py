@@ -165,7 +165,7 @@ FOLDERS = {
     "snapshots": 0o755,
     "store": 0o700,
     "exports": 0o700,
-    "directory": 0o700,
+    "directory": 0o711,  # local users with a role reach its socket; all else in it is closed to them
     "keys": 0o700,
     "records": 0o755,
     "locks": 0o755,
@@ -228,7 +228,7 @@ def _parse(root: Path, data: dict[str, object]) -> Site:
 
 def _server(root: Path, table: Mapping[str, object]) -> DirectoryServer:
     known: dict[str, object] = {item.name: item.default for item in fields(DirectoryServer)}
-    if strange := table.keys() - known.keys() - {"base_dn", "port"}:
+    if strange := table.keys() - known.keys() - {"base_dn", "port", "keep_changes_days"}:
         raise KeyError(f"directory.{min(strange)} is unknown")
 
     def text(name: str) -> str:

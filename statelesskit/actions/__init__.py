@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from statelesskit.action import Action
 from statelesskit.actions.add_client import AddClient
+from statelesskit.actions.change_account import AddAccount, RemoveAccount
+from statelesskit.actions.change_role import GrantRole, RevokeRole
 from statelesskit.actions.collect_snapshots import CollectSnapshots
 from statelesskit.actions.copy_snapshot import CopySnapshot
 from statelesskit.actions.create_channel import CreateChannel
@@ -20,16 +22,20 @@ from statelesskit.actions.take_snapshot import TakeSnapshot
 ACTIONS: dict[str, type[Action]] = {
     action.verb: action
     for action in (
+        AddAccount,
         AddClient,
         CollectSnapshots,
         CopySnapshot,
         CreateChannel,
         CreatePrototype,
         DeleteSnapshot,
+        GrantRole,
         NoteSnapshot,
         ImportSnapshot,
         PreparePrototype,
         PushSnapshot,
+        RemoveAccount,
+        RevokeRole,
         RollBackPush,
         RepairSnapshots,
         SetSnapshotState,

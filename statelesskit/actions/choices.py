@@ -35,3 +35,11 @@ def states(site: Site) -> list[str]:
     from statelesskit.snapshot import STATES
 
     return list(STATES)
+
+
+def accounts(site: Site) -> list[str]:
+    from statelesskit.directory import open_directory
+    from statelesskit.directory.accounts import accounts as found
+
+    with open_directory(site) as directory:
+        return found(directory)

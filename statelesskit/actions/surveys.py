@@ -57,3 +57,12 @@ def fleet(site: Site) -> Survey:
 
     with open_directory(site) as directory:
         return "The fleet", fleet_rows(assignments(directory))
+
+
+def accounts(site: Site) -> Survey:
+    """Who has which role in the directory, and accounts that have none."""
+    from statelesskit.directory import open_directory
+    from statelesskit.directory.accounts import role_rows
+
+    with open_directory(site) as directory:
+        return "Accounts and roles", role_rows(directory)

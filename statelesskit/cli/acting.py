@@ -46,7 +46,7 @@ def action_command(
             (show or output.facts)(result)
 
     return click.Command(
-        kind.verb.split()[1],
+        kind.verb.split()[-1],
         callback=callback,
         params=[*map(_click_parameter, kind.parameters()), *_common()],
         help=text or (kind.__doc__ or ""),

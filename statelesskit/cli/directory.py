@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import click
 
+from statelesskit.actions.change_account import AddAccount, RemoveAccount
+from statelesskit.actions.change_role import GrantRole, RevokeRole
+from statelesskit.cli.acting import JSON, action_command, site_of
+
 
 @click.group()
 def directory() -> None:
@@ -23,3 +27,30 @@ def schema(form: str) -> None:
 
     render = {"openldap": forms.openldap_schema, "config": forms.config_ldif, "389ds": forms.ds389_ldif}
     click.echo(render[form](), nl=False)
+
+
+@directory.group()
+def account() -> None:
+    """Accounts that programs and other hosts log in with."""
+
+
+account.add_command(action_command(AddAccount))
+account.add_command(action_command(RemoveAccount))
+directory.add_command(action_command(GrantRole))
+directory.add_command(action_command(RevokeRole))
+
+
+@directory.command()
+@JSON
+@click.pass_context
+def roles(ctx: click.Context, as_json: bool) -> None:
+    """List who has which role, and accounts that have none."""
+    from statelesskit.actions import surveys
+    from statelesskit.cli import output
+
+    _, rows = surveys.accounts(site_of(ctx))
+    if as_json:
+        for row in rows:
+            output.json_line(row)
+    else:
+        output.table(rows, empty="nobody but the administrator; statelesskit directory account add makes an account")

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from statelesskit.config import Site
+from statelesskit.directory.access import LOCAL_USER, access_rules, changelog_rules
 from statelesskit.directory.listening import check_socket_folder, socket_file
 from statelesskit.directory.model import MODES, STATES
 from statelesskit.directory.schema import openldap_schema
@@ -16,6 +17,7 @@ from statelesskit.fs import fsync_folder, write_file
 from statelesskit.names import printable
 
 LOOPBACK = "127.0.0.1"
+SOCKET_FOLDER = 0o711  # local users with a role reach the socket, and change nothing beside it
 MODULES = Path("/usr/lib/ldap")  # where Debian's slapd keeps them
 SCHEMAS = Path("/etc/ldap/schema")
 MAP_SIZE = 4 << 30  # address space the database may grow into; disk is used as it fills
@@ -93,15 +95,16 @@ def _make_socket_folder(site: Site) -> None:
     folder = socket_file(site).parent
     if folder.parent == Path("/run/statelesskit"):
         folder.parent.mkdir(mode=0o755, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=SOCKET_FOLDER, exist_ok=True)
     check_socket_folder(site)
+    folder.chmod(SOCKET_FOLDER)  # sites made before there were roles let nobody in
 
 
 def slapd_conf(site: Site) -> str:
     """Return the configuration's text.
 
     The administrator has no password: slapd maps the peers of its unix socket that are root or the
-    site's owner to it. The access rule shuts out everybody else. Snapshots are not guarded by
+    site's owner to it. Everybody else may do what a role lets them. Snapshots are not guarded by
     refint, which would silently empty the pointers to one that is deleted.
     """
     base, admin = site.base_dn, f"cn=admin,{site.base_dn}"
@@ -113,7 +116,8 @@ def slapd_conf(site: Site) -> str:
         f"pidfile {_quoted(pid_file(site))}",
         "loglevel none",
         f"modulepath {_quoted(MODULES)}",
-        *(f"moduleload {module}" for module in ("back_mdb", "unique", "constraint")),
+        *(f"moduleload {module}" for module in ("back_mdb", "unique", "constraint", "accesslog")),
+        "moduleload syncprov",
         f"TLSCACertificateFile {_quoted(ca_certificate(site))}",
         f"TLSCertificateFile {_quoted(server_identity(site))}",
         f"TLSCertificateKeyFile {_quoted(server_identity(site))}",
@@ -122,6 +126,12 @@ def slapd_conf(site: Site) -> str:
         "require authc",
         # slapd reads \\ as one backslash, and the pattern needs one: the + stands for itself.
         rf'authz-regexp "^gidNumber=[0-9]+\\+uidNumber=({uids}),cn=peercred,cn=external,cn=auth$" {_quoted(admin)}',
+        # Other local users are who their number says, whatever their group.
+        rf'authz-regexp "^gidNumber=[0-9]+\\+uidNumber=([0-9]+),cn=peercred,cn=external,cn=auth$" "{LOCAL_USER}"',
+        "TLSVerifyClient try",
+        "sizelimit unlimited",
+        "timelimit unlimited",
+        *(f"access {rule}" for rule in changelog_rules(base)),
         f"access to * by dn.exact={_quoted(admin)} manage by * none",
         "database mdb",
         f"suffix {_quoted(base)}",
@@ -129,10 +139,14 @@ def slapd_conf(site: Site) -> str:
         f"directory {_quoted(data_folder(site))}",
         f"maxsize {MAP_SIZE}",
         f"index {INDEXED} eq",
+        "add_content_acl on",
+        *(f"access {rule}" for rule in access_rules(base)),
         "overlay unique",
         f'unique_uri "serialize ldap:///{quote(base, safe="=,")}?macAddress?sub"',
         "overlay constraint",
         *(f'constraint_attribute {name} regex "{pattern}"' for name, pattern in CONSTRAINTS.items()),
+        "overlay syncprov",
+        "syncprov-checkpoint 100 10",
     ]
     return "\n".join(lines) + "\n"
 

@@ -12,7 +12,7 @@ from ldap3.utils.dn import escape_rdn, parse_dn
 from statelesskit.errors import ConfigError
 from statelesskit.names import check_name, printable, prototype_of, split_channel
 
-FOLDERS = ("prototypes", "clients", "groups", "pushes")
+FOLDERS = ("prototypes", "clients", "groups", "pushes", "roles", "accounts")
 TOP_ATTRIBUTES = ("ou", "dc", "o", "cn")  # what class skDirectory may be named by
 
 Rdns = tuple[tuple[str, str], ...]
@@ -55,6 +55,16 @@ class Layout:
 
     def client(self, name: str) -> str:
         return f"cn={escape_rdn(check_name(name, 'client'))},{self.folder('clients')}"
+
+    def account(self, name: str) -> str:
+        return f"cn={escape_rdn(check_name(name, 'account'))},{self.folder('accounts')}"
+
+    def role(self, group: str) -> str:
+        return f"cn={escape_rdn(group)},{self.folder('roles')}"
+
+    def account_at(self, dn: str) -> str | None:
+        names = self._names(dn, "accounts", 1)
+        return names[0] if names else None
 
     def prototype_at(self, dn: str) -> str | None:
         names = self._names(dn, "prototypes", 1)

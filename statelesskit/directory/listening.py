@@ -34,10 +34,10 @@ def socket_file(site: Site) -> Path:
 
 
 def check_socket_folder(site: Site) -> None:
-    """Refuse a socket in a folder somebody else could have made.
+    """Refuse a socket in a folder where somebody else could have put it.
 
     Raises:
-        DirectoryUnavailableError: the folder is not there, or is not the site owner's alone.
+        DirectoryUnavailableError: the folder is not there, or others than the site's owner may look or write into it.
     """
     folder = socket_file(site).parent
     try:
@@ -46,10 +46,10 @@ def check_socket_folder(site: Site) -> None:
         raise DirectoryUnavailableError(
             f"the directory does not run: its folder cannot be reached ({error})", hint="statelesskit site start"
         ) from error
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != site.root.stat().st_uid or info.st_mode & 0o077:
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != site.root.stat().st_uid or info.st_mode & 0o066:
         raise DirectoryUnavailableError(
             f"{folder} is not a folder that belongs to the site's owner alone",
-            hint=f"find out who made it; then: chmod 700 {folder}, or remove it",
+            hint=f"find out who made it; then: chmod 711 {folder}, or remove it",
         )
 
 

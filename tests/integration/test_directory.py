@@ -27,6 +27,7 @@ from statelesskit.directory import (
     session,
     slapd,
 )
+from statelesskit.directory.layout import FOLDERS
 from statelesskit.directory.mapping import Entry
 from statelesskit.directory.operations import Operations
 from statelesskit.errors import (
@@ -95,9 +96,7 @@ def look_up(site: Site, base: str, attribute: str, scope: str = "base", rule: st
 
 def test_bootstrap_makes_the_folders_once(site: Site, directory: Directory) -> None:
     directory.bootstrap()
-    assert sorted(look_up(site, BASE, "dn", "sub")) == sorted(
-        [BASE, *(f"ou={name},{BASE}" for name in ("clients", "groups", "prototypes", "pushes"))]
-    )
+    assert sorted(look_up(site, BASE, "dn", "sub")) == sorted([BASE, *(f"ou={name},{BASE}" for name in FOLDERS)])
     assert look_up(site, BASE, "skSchemaVersion") == ["1"]
 
 
