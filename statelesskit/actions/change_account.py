@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from statelesskit import fs
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import choices, surveys
 from statelesskit.config import Site
@@ -117,7 +118,8 @@ class RemoveAccount(Action):
 
         with open_directory(site) as directory:
             remove_account(directory, self.name)
-        own_file(site, self.name).unlink(missing_ok=True)
+        if own_file(site, self.name).exists():
+            fs.unlink(own_file(site, self.name))
         return {"account": self.name, "roles": plan.facts["roles"]}
 
     def verify(self, site: Site, plan: Plan, result: Mapping[str, Any]) -> list[dict[str, Any]]:
