@@ -91,6 +91,7 @@ class DirectoryServer:
         ca_file: the CAs that may have made their certificates; none is the private CA, or the system's.
         bind_dn: who we are there, with ``password_file``: a file, or the name of a systemd credential.
         certificate_file: the certificate that says who we are instead (SASL EXTERNAL), with ``key_file``.
+        patience_s: how long something that is asked waits for a server that is away.
         people: the URI or domain where the fleet's machines find people, for what is said about it.
     """
 
@@ -102,6 +103,7 @@ class DirectoryServer:
     certificate_file: Path | None = None
     key_file: Path | None = None
     people: str = ""
+    patience_s: int = 10
 
     @property
     def is_private(self) -> bool:
@@ -251,7 +253,10 @@ def _server(root: Path, table: Mapping[str, object]) -> DirectoryServer:
         certificate_file=file("certificate_file"),
         key_file=file("key_file"),
         people=text("people"),
+        patience_s=_get({"patience_s": 10} | dict(table), "directory.patience_s", int),
     )
+    if server.patience_s < 0:
+        raise ValueError(f"directory.patience_s is {server.patience_s}, expected 0 or more")
     if bool(server.bind_dn) != bool(server.password_file):
         raise ValueError("directory.bind_dn and directory.password_file go together; one is missing")
     if bool(server.certificate_file) != bool(server.key_file):

@@ -120,6 +120,14 @@ class DirectoryUnavailableError(EnvironmentLacksError):
     """The LDAP server does not answer, or does not trust us."""
 
 
+class DirectoryAwayError(DirectoryUnavailableError):
+    """The LDAP server does not answer now; it may in a moment."""
+
+
+class DirectoryNotToldError(DirectoryAwayError):
+    """The LDAP server is away or busy, and has done nothing of what it was asked."""
+
+
 class NoSpaceError(StatelessError):
     """The disk or a quota is full; what was being written was taken away again."""
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 
 class Progress:
     """What an operation reports to: one stage at a time, counted in a unit."""
@@ -24,6 +28,9 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Show one line of what another program printed."""
+
+    def waiting(self, line: str) -> None:
+        """Say why nothing goes on for the moment."""
 
 
 def pace(
@@ -57,3 +64,20 @@ def _unit(unit: str) -> str:
 
 
 SILENT = Progress()
+
+_SHOWN: ContextVar[Progress] = ContextVar("progress", default=SILENT)
+
+
+def current() -> Progress:
+    """Return what the front that called us shows progress with: for what has none of its own at hand."""
+    return _SHOWN.get()
+
+
+@contextmanager
+def shown(progress: Progress) -> Iterator[Progress]:
+    """Make it the current one in this thread while the block runs."""
+    token = _SHOWN.set(progress)
+    try:
+        yield progress
+    finally:
+        _SHOWN.reset(token)

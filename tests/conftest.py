@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
+from statelesskit.config import FOLDERS, TEMPLATE, DirectoryServer, Site, load_site
 from statelesskit.run import SYSTEM_PATH
 
 pytest_plugins = ["tests.fleet"]
@@ -60,4 +61,5 @@ def site(tmp_path: Path) -> Site:
     (root / "site.toml").write_text(
         TEMPLATE.format(format=1, name="test", base_dn="ou=stateless", port=free_port()), encoding="utf-8"
     )
-    return load_site(root)
+    # Patience is for people: here nobody brings back a server that a test took away.
+    return replace(load_site(root), server=DirectoryServer(patience_s=1))

@@ -13,6 +13,7 @@ import click
 
 from statelesskit.names import printable
 from statelesskit.progress import Progress, pace
+from statelesskit.progress import shown as shown_by
 
 WIDE = 200  # columns of a table that goes to a file or a pipe
 
@@ -93,6 +94,9 @@ class TerminalProgress(Progress):
         if self._live:
             self._show(printable(line)[:60])
 
+    def waiting(self, line: str) -> None:
+        self._write(printable(line), end=True)
+
     def close(self) -> None:
         """End the last stage's line with its count and time."""
         if self._what:
@@ -125,8 +129,9 @@ class TerminalProgress(Progress):
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Show the progress of a block, and finish its last line."""
-    shown = TerminalProgress()
+    terminal = TerminalProgress()
     try:
-        yield shown
+        with shown_by(terminal):
+            yield terminal
     finally:
-        shown.close()
+        terminal.close()

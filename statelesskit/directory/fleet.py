@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Self, TypeVar
 
 import ldap3
@@ -13,6 +14,8 @@ from ldap3.utils.conv import escape_filter_chars
 
 from statelesskit.config import Site
 from statelesskit.directory.layout import FOLDERS, Layout
+from statelesskit.directory.link import Link
+from statelesskit.directory.listening import check_listening
 from statelesskit.directory.mapping import (
     Attributes,
     Entry,
@@ -54,7 +57,9 @@ def open_directory(site: Site) -> Directory:
         DirectoryUnavailableError: it does not answer.
         FormatError: it was written by a newer statelesskit.
     """
-    directory = Directory(connect(site), site.base_dn)
+    if site.server.is_private:
+        check_listening(site)
+    directory = Directory(Link(partial(connect, site), site.server.patience_s), site.base_dn)
     try:
         directory.check_version()
     except BaseException:
@@ -71,8 +76,8 @@ class Directory:
         layout: where things stand.
     """
 
-    def __init__(self, connection: ldap3.Connection, base_dn: str) -> None:
-        self.ldap = Operations(connection)
+    def __init__(self, link: Link, base_dn: str) -> None:
+        self.ldap = Operations(link)
         self.layout = Layout(base_dn)
 
     def __enter__(self) -> Self:

@@ -121,3 +121,8 @@ def _unescape(value: str) -> str:
         return match[2]
 
     return _ESCAPED.sub(plain, value)
+
+
+def comparable(value: str) -> object:
+    """Return an attribute's value so that two spellings of one DN are equal; a server writes DNs its own way."""
+    return _rdns(value) or value

@@ -10,11 +10,14 @@ import hashlib
 import os
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from statelesskit.config import Site
-from statelesskit.errors import DirectoryUnavailableError
+from statelesskit.errors import DirectoryUnavailableError, LockedError
+from statelesskit.lock import held
 
+START_HINT = "statelesskit site start"
 SOCKET_PATH_LIMIT = 106  # bytes; unix(7) allows 107, of which slapd cuts the last one off (measured)
 
 
@@ -44,7 +47,7 @@ def check_socket_folder(site: Site) -> None:
         info = folder.lstat()
     except OSError as error:
         raise DirectoryUnavailableError(
-            f"the directory does not run: its folder cannot be reached ({error})", hint="statelesskit site start"
+            f"the directory does not run: its folder cannot be reached ({error})", hint=START_HINT
         ) from error
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != site.root.stat().st_uid or info.st_mode & 0o066:
         raise DirectoryUnavailableError(
@@ -57,3 +60,23 @@ def is_listening(site: Site) -> bool:
     """Say whether somebody listens on the socket; who that is, and if it answers, is not asked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         return probe.connect_ex(str(socket_file(site))) not in (errno.ENOENT, errno.ECONNREFUSED)
+
+
+def check_listening(site: Site) -> None:
+    """Refuse a private slapd that does not run, at once: nobody starts it by itself. One being started is awaited.
+
+    Raises:
+        DirectoryUnavailableError: nobody listens on its socket.
+    """
+    check_socket_folder(site)
+    if is_listening(site):
+        return
+    with (
+        suppress(LockedError, OSError),
+        held(site.lock_file("directory"), what="the directory", doing="await its start", wait_s=site.server.patience_s),
+    ):
+        pass
+    if not is_listening(site):
+        raise DirectoryUnavailableError(
+            f"the directory does not run: nothing listens on {socket_file(site)}", hint=START_HINT
+        )

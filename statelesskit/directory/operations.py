@@ -6,12 +6,16 @@ Filters and DNs come in escaped: names become DNs in :mod:`statelesskit.director
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import ldap3
 from ldap3.core import exceptions as ldap
 
+from statelesskit.directory.layout import comparable
+from statelesskit.directory.link import Fate, Link
 from statelesskit.directory.mapping import Attributes, Entry
-from statelesskit.directory.session import disconnect, translated
+from statelesskit.directory.session import Connection
 from statelesskit.errors import ExistsError
 
 PAGE = 1000  # entries the server sends at once
@@ -19,19 +23,19 @@ Changes = dict[str, list[tuple[str, list[str]]]]  # by attribute: what is done w
 
 
 class Operations:
-    """Operations over one connection.
+    """Operations over one link.
 
     Attributes:
-        counts: how many were sent, by kind; a paged search counts once.
+        counts: how many were sent, by kind; a paged search counts once, one that is sent again as well.
     """
 
-    def __init__(self, connection: ldap3.Connection) -> None:
+    def __init__(self, link: Link) -> None:
         self.counts: Counter[str] = Counter()
-        self._connection = connection
+        self._link = link
 
     def close(self) -> None:
         """End the connection."""
-        disconnect(self._connection)
+        self._link.close()
 
     def read(self, dn: str, kind: str) -> Entry | None:
         """Return the entry of that class at ``dn``, if there is one."""
@@ -40,9 +44,10 @@ class Operations:
     def search(self, base: str, rule: str, scope: str = ldap3.SUBTREE) -> list[Entry]:
         """Return the entries found; ``rule`` is a filter's inside, its values already escaped."""
         self.counts["search"] += 1
-        with translated(self._connection.server.name):
+
+        def question(connection: Connection) -> list[dict[str, Any]]:
             try:
-                found = self._connection.extend.standard.paged_search(
+                found: list[dict[str, Any]] = connection.extend.standard.paged_search(
                     base,
                     f"({rule})",
                     search_scope=scope,
@@ -55,6 +60,9 @@ class Operations:
                 if scope == ldap3.BASE:
                     return []
                 raise
+            return found
+
+        found = self._link.ask(question)
         return [Entry(one["dn"], one["raw_attributes"]) for one in found if one["type"] == "searchResEntry"]
 
     def add(self, dn: str, attributes: Attributes, what: str, name: str) -> None:
@@ -64,32 +72,74 @@ class Operations:
             ExistsError: there is one.
         """
         self.counts["add"] += 1
-        with translated(self._connection.server.name, changing=True):
+        wanted = {kind: values for kind, values in attributes.items() if values}
+
+        def change(connection: Connection) -> bool:
             try:
-                self._connection.add(dn, attributes={kind: values for kind, values in attributes.items() if values})
+                connection.add(dn, attributes=wanted)
             except ldap.LDAPEntryAlreadyExistsResult:
-                raise ExistsError(f"there is already a {what} {name}") from None
+                return False
+            return True
+
+        def look() -> Fate:
+            entry = self.read(dn, "*")
+            if entry is None:
+                return Fate.NOT_MADE
+            same = all(_values(values) <= _values(entry.texts(kind)) for kind, values in wanted.items())
+            return Fate.MADE if same else Fate.UNKNOWN
+
+        if not self._link.tell(change, look):
+            raise ExistsError(f"there is already a {what} {name}")
 
     def delete(self, dn: str) -> bool:
         """Remove an entry; say whether it was there."""
         self.counts["delete"] += 1
-        with translated(self._connection.server.name, changing=True):
+
+        def change(connection: Connection) -> bool:
             try:
-                self._connection.delete(dn)
-                return True
+                connection.delete(dn)
             except ldap.LDAPNoSuchObjectResult:
                 return False
+            return True
+
+        return self._link.tell(change, lambda: Fate.NOT_MADE if self.read(dn, "*") else Fate.MADE)
 
     def modify(self, dn: str, changes: Changes) -> bool:
         """Change an entry whole or not at all; return false if a value to be deleted was not there."""
         self.counts["modify"] += 1
-        with translated(self._connection.server.name, changing=True):
+
+        def change(connection: Connection) -> bool:
             try:
-                self._connection.modify(dn, changes)
+                connection.modify(dn, changes)
             except (
                 ldap.LDAPNoSuchAttributeResult,
                 ldap.LDAPNoSuchObjectResult,
                 ldap.LDAPAttributeOrValueExistsResult,
             ):
                 return False
-        return True
+            return True
+
+        return self._link.tell(change, lambda: _fate(changes, self.read(dn, "*")))
+
+
+def _fate(changes: Changes, entry: Entry | None) -> Fate:
+    """Say what became of a modify, by the entry that is there now."""
+    if entry is None:
+        return Fate.UNKNOWN
+    made, startable = True, True
+    for kind, steps in changes.items():
+        found = _values(entry.texts(kind))
+        wanted, gone, all_gone = _values(()), _values(()), False
+        for how, values in steps:
+            given = _values(values)
+            if how == ldap3.MODIFY_DELETE:
+                gone, all_gone = gone | given, all_gone or not given
+            else:
+                wanted, all_gone = wanted | given, all_gone or how == ldap3.MODIFY_REPLACE
+        made &= found == wanted if all_gone else wanted <= found and not (gone - wanted) & found
+        startable &= gone <= found
+    return Fate.MADE if made else Fate.NOT_MADE if startable else Fate.UNKNOWN
+
+
+def _values(texts: Iterable[str]) -> set[object]:
+    return {comparable(text) for text in texts}

@@ -1,14 +1,12 @@
-"""Connections to the directory, with the settings that make ldap3 safe, and its errors turned into ours.
+"""Connections to the directory, with the settings that make ldap3 safe.
 
 ldap3's defaults accept any certificate, follow referrals with our credentials and wait for ever.
 """
 
 from __future__ import annotations
 
-import re
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import ldap3
@@ -18,23 +16,15 @@ from ldap3.core.results import RESULT_REFERRAL, RESULT_SIZE_LIMIT_EXCEEDED, RESU
 from statelesskit.config import Site
 from statelesskit.directory.conf import ldapi_uri, ldaps_uri
 from statelesskit.directory.credentials import password
+from statelesskit.directory.failures import translated
 from statelesskit.directory.listening import check_socket_folder
 from statelesskit.directory.verified import Peer, VerifiedTls, tls_context
-from statelesskit.errors import DirectoryUnavailableError, RefusedError, StatelessError
 
 CONNECT_TIMEOUT_S = 5
 ANSWER_TIMEOUT_S = 30
-START_HINT = "statelesskit site start"
 
 # ldap3 raises for none of these; but nothing was changed then, and what was found is not all there is.
 _NOT_DONE = (RESULT_REFERRAL, RESULT_SIZE_LIMIT_EXCEEDED, RESULT_TIME_LIMIT_EXCEEDED)
-_NOT_FOR_US = (
-    ldap.LDAPAuthMethodNotSupportedResult,
-    ldap.LDAPInappropriateAuthenticationResult,
-    ldap.LDAPInsufficientAccessRightsResult,
-    ldap.LDAPInvalidCredentialsResult,
-    ldap.LDAPStrongerAuthRequiredResult,
-)
 
 
 class Connection(ldap3.Connection):  # type: ignore[misc]
@@ -62,7 +52,7 @@ def connect(site: Site, *, uri: str = "", answer_within_s: int = ANSWER_TIMEOUT_
         ConfigError: the password or the certificate that says who we are cannot be used.
         DirectoryUnavailableError: it does not answer, is not who it should be, or does not let us in.
     """
-    connection = _opened(site, uri or site.server.uri or ldapi_uri(site), answer_within_s)
+    connection = _opened(site, uri or site.server.uri or ldapi_uri(site), min(answer_within_s, CONNECT_TIMEOUT_S))
     try:
         if site.server.bind_dn and not connection.server.ipc:
             connection.authentication = ldap3.SIMPLE
@@ -70,6 +60,7 @@ def connect(site: Site, *, uri: str = "", answer_within_s: int = ANSWER_TIMEOUT_
         with translated(connection.server.name):
             if not connection.bind()[0]:
                 raise ldap.LDAPInvalidCredentialsResult(description="invalidCredentials")
+            connection.socket.settimeout(answer_within_s)
     except BaseException:
         disconnect(connection)
         raise
@@ -135,49 +126,6 @@ def disconnect(connection: Connection) -> None:
     with suppress(ldap.LDAPException):
         connection.unbind()
     connection.strategy.close()
-
-
-@contextmanager
-def translated(server: str, *, changing: bool = False) -> Iterator[None]:
-    """Turn what ldap3 raises into our errors, naming the server.
-
-    Args:
-        changing: what is asked for changes something. A server that falls silent then may have done
-            it, or do it when it wakes, and the error says so.
-    """
-    try:
-        yield
-    except ldap.LDAPConstraintViolationResult as error:
-        raise RefusedError(f"the directory refused the change: {error.message}") from error
-    except ldap.LDAPNoSuchObjectResult as error:
-        raise DirectoryUnavailableError(f"the directory at {server} lacks its folders", hint=START_HINT) from error
-    except _NOT_FOR_US as error:
-        raise DirectoryUnavailableError(
-            f"the directory at {server} does not let us in: {error.description}",
-            hint="root, the site's owner, and who was given a role may use it: statelesskit directory grant",
-        ) from error
-    except ldap.LDAPOperationResult as error:
-        message = f": {error.message}" if error.message else ""
-        raise StatelessError(f"the directory at {server} answered {error.description}{message}") from error
-    except ldap.LDAPException as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise _not_who_it_should_be(server, str(error)) from error
-        silent = f"the directory at {server} does not answer ({error})"
-        if changing:
-            raise DirectoryUnavailableError(
-                f"{silent}; it had been told to make the change, and may have made it",
-                hint=f"{START_HINT}; then look at what is there now before doing it again",
-            ) from error
-        raise DirectoryUnavailableError(silent, hint=START_HINT) from error
-
-
-def _not_who_it_should_be(server: str, error: str) -> DirectoryUnavailableError:
-    why = re.sub(r"^.*certificate verify failed: |\s*\(_ssl.c:\d+\).*$", "", error, flags=re.DOTALL)
-    return DirectoryUnavailableError(
-        f"the server at {server} has no certificate we trust ({why}); nothing was sent to it",
-        hint="see what listens there, and its certificate's names, end and CA (ca_file in site.toml); "
-        "if it is the private server: statelesskit site stop, then site start",
-    )
 
 
 def verify_tls(site: Site) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from statelesskit.config import Site
 from statelesskit.directory import session, tls
+from statelesskit.directory.link import Link
 from statelesskit.directory.operations import Operations
 from statelesskit.errors import ConfigError, DirectoryUnavailableError, StatelessError
 from tests.conftest import free_port
@@ -170,7 +171,7 @@ def test_a_referral_is_not_followed(server: Existing, tmp_path: Path) -> None:
             f"ou: away\nref: {elsewhere}\n"
         )
         site = site_on(server, tmp_path)
-        with closing(Operations(session.connect(site))) as operations:
+        with closing(Operations(Link(lambda: session.connect(site), 1))) as operations:
             found = operations.search(SUFFIX, "objectClass=*")
             assert [entry.dn for entry in found] == [SUFFIX]
             inside = f"cn=x,ou=away,{SUFFIX}"
@@ -190,8 +191,9 @@ def test_an_answer_cut_short_is_an_error(server: Existing, tmp_path: Path) -> No
     server.ldif("".join(entry % number for number in range(600)))  # slapd's limit is 500 unless told otherwise
     identity = str(tls.server_identity(server.issuer))
     keys = {"bind_dn": "", "password_file": "", "certificate_file": identity, "key_file": identity}
+    site = site_on(server, tmp_path, **keys)
     with (
-        closing(Operations(session.connect(site_on(server, tmp_path, **keys)))) as operations,
+        closing(Operations(Link(lambda: session.connect(site), 1))) as operations,
         pytest.raises(StatelessError, match="sizeLimitExceeded"),
     ):
         operations.search(SUFFIX, "objectClass=device")
