@@ -92,6 +92,7 @@ class DirectoryServer:
         bind_dn: who we are there, with ``password_file``: a file, or the name of a systemd credential.
         certificate_file: the certificate that says who we are instead (SASL EXTERNAL), with ``key_file``.
         patience_s: how long something that is asked waits for a server that is away.
+        provider: in the site of a replica, the server whose changes its private slapd follows.
         people: the URI or domain where the fleet's machines find people, for what is said about it.
     """
 
@@ -104,6 +105,7 @@ class DirectoryServer:
     key_file: Path | None = None
     people: str = ""
     patience_s: int = 10
+    provider: str = ""
 
     @property
     def is_private(self) -> bool:
@@ -242,8 +244,9 @@ def _server(root: Path, table: Mapping[str, object]) -> DirectoryServer:
     uri, replicas = text("uri"), table.get("replicas", [])
     if not isinstance(replicas, list) or not all(isinstance(one, str) for one in replicas):
         raise TypeError(f"directory.replicas is {replicas!r}, expected a list of URIs")
-    for one in [uri, *replicas] if uri else replicas:
-        check_uri(one)
+    for one in (uri, text("provider"), *replicas):
+        if one:
+            check_uri(one)
     server = DirectoryServer(
         uri=uri,
         replicas=tuple(replicas),
@@ -253,6 +256,7 @@ def _server(root: Path, table: Mapping[str, object]) -> DirectoryServer:
         certificate_file=file("certificate_file"),
         key_file=file("key_file"),
         people=text("people"),
+        provider=text("provider"),
         patience_s=_get({"patience_s": 10} | dict(table), "directory.patience_s", int),
     )
     if server.patience_s < 0:

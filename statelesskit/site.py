@@ -96,6 +96,8 @@ def start_site(site: Site) -> list[str]:
     from statelesskit.register import register
 
     slapd.start(site)
+    if site.server.provider:  # a replica is told everything by the server it follows
+        return []
     with open_directory(site) as directory:
         directory.bootstrap()
         return register(site, directory)

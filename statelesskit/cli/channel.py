@@ -24,7 +24,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     from statelesskit.cli import output
     from statelesskit.directory import open_directory
 
-    with open_directory(site_of(ctx)) as directory:
+    with open_directory(site_of(ctx), or_replica=True) as directory:
         found = sorted(directory.channels(), key=lambda one: one.name)
     rows = [
         {

@@ -34,7 +34,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     from statelesskit.directory import assignments, open_directory
     from statelesskit.fleet import fleet_rows
 
-    with open_directory(site_of(ctx)) as directory:
+    with open_directory(site_of(ctx), or_replica=True) as directory:
         rows = fleet_rows(assignments(directory))
     if as_json:
         for row in rows:
@@ -53,7 +53,7 @@ def explain(ctx: click.Context, name: str, as_json: bool) -> None:
     from statelesskit.directory import open_directory
     from statelesskit.fleet import explain_client
 
-    with open_directory(site_of(ctx)) as directory:
+    with open_directory(site_of(ctx), or_replica=True) as directory:
         told = explain_client(directory, name)
     if as_json:
         output.json_line({"snapshot": told.snapshot, "digest": told.digest, "because": list(told.because)})

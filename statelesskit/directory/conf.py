@@ -10,6 +10,7 @@ from statelesskit.config import Site
 from statelesskit.directory.access import LOCAL_USER, access_rules, changelog_rules
 from statelesskit.directory.listening import check_socket_folder, socket_file
 from statelesskit.directory.model import MODES, STATES
+from statelesskit.directory.replication import replication_lines
 from statelesskit.directory.schema import openldap_schema
 from statelesskit.directory.tls import ca_certificate, ensure_certificates, server_identity
 from statelesskit.errors import ConfigError, MissingToolError
@@ -56,7 +57,8 @@ def prepare(site: Site) -> None:
     if not data.exists():
         data.mkdir(mode=0o700)
         fsync_folder(data.parent)
-    ensure_certificates(site)
+    if not site.server.provider:  # a replica has its certificate from its provider's site, which has the CA
+        ensure_certificates(site)
     _write_if_new(schema_file(site), openldap_schema())
     _write_if_new(conf_file(site), slapd_conf(site))
     _make_socket_folder(site)
@@ -122,6 +124,7 @@ def slapd_conf(site: Site) -> str:
         f"TLSCertificateFile {_quoted(server_identity(site))}",
         f"TLSCertificateKeyFile {_quoted(server_identity(site))}",
         f'TLSCipherSuite "{TLS_PRIORITIES}"',
+        "TLSVerifyClient try",
         "disallow bind_anon",
         "require authc",
         # slapd reads \\ as one backslash, and the pattern needs one: the + stands for itself.
@@ -139,6 +142,7 @@ def slapd_conf(site: Site) -> str:
         f"directory {_quoted(data_folder(site))}",
         f"maxsize {MAP_SIZE}",
         f"index {INDEXED} eq",
+        *replication_lines(site, _quoted),
         "add_content_acl on",
         *(f"access {rule}" for rule in access_rules(base)),
         "overlay unique",

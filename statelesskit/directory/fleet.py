@@ -34,8 +34,8 @@ from statelesskit.directory.mapping import (
 )
 from statelesskit.directory.model import Channel, Client, Group, PrototypeEntry, Report, SnapshotEntry
 from statelesskit.directory.operations import Changes, Operations
+from statelesskit.directory.replica import connect_for_reading, connect_to_provider
 from statelesskit.directory.schema import VERSION
-from statelesskit.directory.session import connect
 from statelesskit.errors import (
     ConflictError,
     DirectoryUnavailableError,
@@ -50,15 +50,19 @@ from statelesskit.names import printable, prototype_of, split_channel
 T = TypeVar("T", PrototypeEntry, SnapshotEntry, Channel, Client, Group)
 
 
-def open_directory(site: Site) -> Directory:
+def open_directory(site: Site, *, or_replica: bool = False) -> Directory:
     """Connect to the site's directory; use it in a ``with`` block.
+
+    Args:
+        or_replica: while it is away, a replica may answer: for what is only shown, never for what decides.
 
     Raises:
         DirectoryUnavailableError: it does not answer.
         FormatError: it was written by a newer statelesskit.
     """
-    if site.server.is_private:
+    if site.server.is_private and not (or_replica and site.server.replicas):
         check_listening(site)
+    connect = connect_for_reading if or_replica else connect_to_provider
     directory = Directory(Link(partial(connect, site), site.server.patience_s), site.base_dn)
     try:
         directory.check_version()

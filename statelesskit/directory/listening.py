@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from statelesskit.config import Site
-from statelesskit.errors import DirectoryUnavailableError, LockedError
+from statelesskit.errors import DirectoryAwayError, DirectoryUnavailableError, LockedError
 from statelesskit.lock import held
 
 START_HINT = "statelesskit site start"
@@ -66,7 +66,7 @@ def check_listening(site: Site) -> None:
     """Refuse a private slapd that does not run, at once: nobody starts it by itself. One being started is awaited.
 
     Raises:
-        DirectoryUnavailableError: nobody listens on its socket.
+        DirectoryAwayError: nobody listens on its socket.
     """
     check_socket_folder(site)
     if is_listening(site):
@@ -77,6 +77,4 @@ def check_listening(site: Site) -> None:
     ):
         pass
     if not is_listening(site):
-        raise DirectoryUnavailableError(
-            f"the directory does not run: nothing listens on {socket_file(site)}", hint=START_HINT
-        )
+        raise DirectoryAwayError(f"the directory does not run: nothing listens on {socket_file(site)}", hint=START_HINT)

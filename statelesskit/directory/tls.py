@@ -72,10 +72,22 @@ def _make_ca(site: Site, now: datetime) -> None:
 
 
 def _make_server(site: Site, ca: x509.Certificate, now: datetime) -> None:
+    make_identity(site, server_identity(site), HOST_NAMES[0], ca, now)
+
+
+def make_identity(
+    site: Site, path: Path, common: str, ca: x509.Certificate | None = None, now: datetime | None = None
+) -> None:
+    """Write a key and its certificate, for a server here or for whoever calls one, into one file.
+
+    Raises:
+        ConfigError: the CA's key is not there, or belongs to another certificate.
+    """
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
     signer = _load_key(site)
+    ca = ca or _load(ca_certificate(site))
     if signer.public_key() != ca.public_key():
         raise ConfigError(
             f"{ca_key(site)} is not the key of {ca_certificate(site)}",
@@ -83,15 +95,18 @@ def _make_server(site: Site, ca: x509.Certificate, now: datetime) -> None:
         )
     names: list[x509.GeneralName] = [x509.DNSName(host) for host in HOST_NAMES]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ADDRESSES]
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH]
+    if path != server_identity(site):
+        purposes.append(ExtendedKeyUsageOID.CLIENT_AUTH)
     key = _new_key()
     certificate = (
-        _unsigned(_name(HOST_NAMES[0]), ca.subject, key, now, SERVER_DAYS)
+        _unsigned(_name(common), ca.subject, key, now or datetime.now(UTC), SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
     )
-    write_file(server_identity(site), _pem(key) + _signed(certificate, key, signer), mode=0o600)
+    write_file(path, _pem(key) + _signed(certificate, key, signer), mode=0o600)
 
 
 def _still_good(site: Site, ca: x509.Certificate, now: datetime) -> bool:

@@ -1,0 +1,202 @@
+"""Replicas: second servers that follow the first (syncrepl, RFC 4533) and answer questions while it is away.
+
+A replica is a site of its own whose private slapd follows another's, so what starts, stops and asks a site
+does that to a replica too. It changes nothing: every change goes to the one provider, and so does every
+question that a change rests on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ldap3
+
+from statelesskit.config import FOLDERS, FORMAT, TEMPLATE, Site, check_uri, load_site
+from statelesskit.directory.conf import ldaps_uri, prepare
+from statelesskit.directory.failures import translated
+from statelesskit.directory.replication import READER, REPLICATOR
+from statelesskit.directory.session import Connection, connect, disconnect
+from statelesskit.directory.tls import ca_certificate, make_identity, server_identity
+from statelesskit.errors import DirectoryAwayError, DirectoryUnavailableError, ExistsError, RefusedError, StatelessError
+from statelesskit.fs import make_folders, write_file
+from statelesskit.progress import current
+
+# --- making one -------------------------------------------------------------------------------
+
+
+def init_replica(site: Site, folder: Path, *, port: int, provider: str = "") -> Site:
+    """Make a folder from which a replica of the site's private server runs, here or on another machine.
+
+    Made again, it gets a new certificate, and keeps what it holds.
+
+    Args:
+        port: the loopback port where it will answer (ldaps).
+        provider: how the replica reaches the site's server; without it, as from this machine.
+
+    Raises:
+        ExistsError: the folder holds something else.
+        RefusedError: the site's server is not its own, or is a replica itself.
+    """
+    if not site.server.is_private or site.server.provider:
+        raise RefusedError(
+            f"only a site with a server of its own can make a replica; this one uses {site.server.uri or 'another'}",
+            hint="let that server's administrator replicate it, and name the copies: replicas in [directory]",
+        )
+    if folder.exists() and any(folder.iterdir()) and not _is_replica(folder):
+        raise ExistsError(f"{folder} holds something that is no replica", hint="choose an empty or new folder")
+    provider = check_uri(provider or ldaps_uri(site))
+    for name, mode in FOLDERS.items():
+        make_folders(folder / name)
+        (folder / name).chmod(mode)
+    text = TEMPLATE.format(format=FORMAT, name=site.name, base_dn=site.base_dn, port=port)
+    following = (
+        f'# This is a replica: its server follows this one, and changes nothing by itself.\nprovider = "{provider}"\n'
+    )
+    write_file(folder / "site.toml", text.replace("\n[policy]", following + "\n[policy]", 1).encode())
+    made = load_site(folder)
+    make_identity(site, server_identity(made), REPLICATOR)
+    write_file(ca_certificate(made), ca_certificate(site).read_bytes())
+    make_identity(site, reader_identity(site), READER)
+    prepare(made)
+    return made
+
+
+def _is_replica(folder: Path) -> bool:
+    return (folder / "site.toml").exists() and bool(load_site(folder).server.provider)
+
+
+def reader_identity(site: Site) -> Path:
+    """Return the key and certificate by which replicas know this site's commands."""
+    return site.keys / "directory-reader.pem"
+
+
+# --- asking one -------------------------------------------------------------------------------
+
+
+def connect_to_provider(site: Site) -> Connection:
+    """Connect to where changes are made, and whatever they rest on is read.
+
+    Raises:
+        RefusedError: this site is a replica.
+    """
+    if site.server.provider:
+        raise RefusedError(
+            f"{site.root} is a replica of {site.server.provider}: it answers questions and changes nothing",
+            hint="run the same command at the site it is a replica of",
+        )
+    return connect(site)
+
+
+def connect_for_reading(site: Site) -> Connection:
+    """Connect to the site's server or, while it is away, to the first replica that answers; say which and how old.
+
+    Raises:
+        DirectoryAwayError: none answers.
+    """
+    try:
+        connection = connect(site)
+    except DirectoryAwayError as away:
+        for uri in site.server.replicas:
+            try:
+                connection = connect_to_replica(site, uri)
+                _say_how_old(connection, site.base_dn, f"{away.message}; read from the replica {uri}")
+            except StatelessError as error:
+                away.message += f"; nor does a replica help: {error.message}"
+            else:
+                return connection
+        raise
+    if site.server.provider:
+        _say_how_old(connection, site.base_dn, f"read from a replica of {site.server.provider}")
+    return connection
+
+
+def _say_how_old(connection: Connection, base_dn: str, which: str) -> None:
+    try:
+        seen = last_change(connection, base_dn)
+    except BaseException:
+        disconnect(connection)
+        raise
+    current().waiting(f"{which}, which knows all changes up to {_utc(seen)}")
+
+
+def connect_to_replica(site: Site, uri: str) -> Connection:
+    """Connect to one of the site's replicas."""
+    server = site.server
+    if server.is_private:
+        server = replace(server, certificate_file=reader_identity(site), key_file=reader_identity(site))
+    return connect(replace(site, server=server), uri=uri)
+
+
+def last_change(connection: Connection, base_dn: str) -> datetime:
+    """Return when the last change was made that a server knows of (contextCSN).
+
+    Raises:
+        DirectoryUnavailableError: it has not got everything yet since it was made.
+    """
+    with translated(connection.server.name):
+        _, _, entries, _ = connection.search(base_dn, "(objectClass=*)", ldap3.BASE, attributes=["contextCSN"])
+    found = [value for entry in entries for value in entry["raw_attributes"].get("contextCSN", ())]
+    if not found:
+        raise DirectoryUnavailableError(
+            f"the server at {connection.server.name} has not caught up since it was made",
+            hint="wait until it has reached its provider: statelesskit directory replica status",
+        )
+    return datetime.strptime(max(found)[:14].decode(), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How a replica stands.
+
+    Attributes:
+        last_change: when the last change it knows of was made; None if it does not say.
+        behind_s: how much younger its provider's last change is; None if either does not answer.
+        note: what keeps it from answering.
+    """
+
+    uri: str
+    last_change: datetime | None
+    behind_s: float | None
+    note: str = ""
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "replica": self.uri,
+            "last_change": _utc(self.last_change) if self.last_change else None,
+            "behind_s": self.behind_s,
+            "note": self.note,
+        }
+
+
+def lags(site: Site) -> list[Lag]:
+    """Say of each replica that the site names how far it is behind."""
+    if not site.server.replicas:
+        return []
+    try:
+        newest = _last_change_at(site, "")
+    except StatelessError:
+        newest = None
+    found = []
+    for uri in site.server.replicas:
+        try:
+            seen = _last_change_at(site, uri)
+        except StatelessError as error:
+            found.append(Lag(uri, None, None, error.message))
+        else:
+            found.append(Lag(uri, seen, max(0.0, (newest - seen).total_seconds()) if newest else None))
+    return found
+
+
+def _last_change_at(site: Site, uri: str) -> datetime:
+    connection = connect_to_replica(site, uri) if uri else connect(site)
+    try:
+        return last_change(connection, site.base_dn)
+    finally:
+        disconnect(connection)
+
+
+def _utc(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
