@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from statelesskit.directory import Assignment, Client, Directory, resolve
+from statelesskit.directory.model import Report
+from statelesskit.directory.otherwise import otherwise
+from statelesskit.names import printable
 
 
-def fleet_rows(assigned: Iterable[tuple[Client, Assignment]]) -> list[dict[str, Any]]:
-    """Return one row for each client, in the order of their names."""
+def fleet_rows(
+    assigned: Iterable[tuple[Client, Assignment]], reports: Mapping[str, Report] | None = None
+) -> list[dict[str, Any]]:
+    """Return one row for each client, in the order of their names.
+
+    Args:
+        reports: by client; with them each row says how a client with a reference differs from it.
+    """
     return [
         {
             "client": client.name,
@@ -18,13 +28,47 @@ def fleet_rows(assigned: Iterable[tuple[Client, Assignment]]) -> list[dict[str, 
             "channel": client.channel,
             "snapshot": assignment.snapshot,
             "because": assignment.because[0] if assignment.because else "",
+            **({} if reports is None else {"drift": drift(client, reports.get(client.name))}),
         }
         for client, assignment in sorted(assigned, key=lambda pair: pair[0].name)
     ]
 
 
-def explain_client(directory: Directory, name: str) -> Assignment:
-    """Return what one client is told to run, with the whole chain of reasons.
+def reports_of_references(directory: Directory, clients: Iterable[Client]) -> dict[str, Report] | None:
+    """Return what clients said of themselves, if one of these has a reference to hold it against; else None."""
+    if not any(client.reference for client in clients):
+        return None
+    return {report.client: report for report in directory.reports()}
+
+
+def drift(client: Client, report: Report | None) -> str:
+    """Say how what a client reports differs from its reference; "" if it does not, or it has none."""
+    if not client.reference:
+        return ""
+    if report is None or not report.running:
+        return f"never said what it runs; its reference is {printable(client.reference)}"
+    if report.running == client.reference:
+        return ""
+    at = f" (said at {report.seen_at:%Y-%m-%dT%H:%M:%SZ})" if report.seen_at else ""
+    return f"runs {printable(report.running)}{at}; its reference is {printable(client.reference)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a client is told to run, and why.
+
+    Attributes:
+        otherwise: what would have to change for another answer.
+    """
+
+    snapshot: str | None
+    digest: str | None
+    because: tuple[str, ...]
+    otherwise: tuple[str, ...]
+
+
+def explain_client(directory: Directory, name: str) -> Explanation:
+    """Explain one client: the whole chain of reasons, and the ways to another answer.
 
     Raises:
         NotFoundError: there is no such client.
@@ -32,4 +76,10 @@ def explain_client(directory: Directory, name: str) -> Assignment:
     client = directory.client(name)
     channels = {channel.name: channel for channel in directory.channels()}
     snapshots = {snapshot.name: snapshot for snapshot in directory.snapshots()}
-    return resolve(client, channels, directory.groups(), snapshots)
+    groups = directory.groups()
+    told = resolve(client, channels, groups, snapshots)
+    because = told.because
+    if client.reference:
+        drifted = drift(client, directory.report_of(name))
+        because += (drifted or "it says that it runs its reference",)
+    return Explanation(told.snapshot, told.digest, because, otherwise(client, channels, groups, snapshots))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -13,6 +12,8 @@ import ldap3
 from ldap3.utils.conv import escape_filter_chars
 
 from statelesskit.config import Site
+from statelesskit.directory.changing import change, changed_by_other, moved_by_other, read_back, unknown
+from statelesskit.directory.groups import groups_of, remove_members
 from statelesskit.directory.layout import FOLDERS, Layout
 from statelesskit.directory.link import Link
 from statelesskit.directory.listening import check_listening
@@ -34,20 +35,23 @@ from statelesskit.directory.mapping import (
 )
 from statelesskit.directory.model import Channel, Client, Group, PrototypeEntry, Report, SnapshotEntry
 from statelesskit.directory.operations import Changes, Operations
+from statelesskit.directory.pushes import last_serial, note_push
 from statelesskit.directory.replica import connect_for_reading, connect_to_provider
 from statelesskit.directory.schema import VERSION
 from statelesskit.errors import (
     ConflictError,
-    DirectoryUnavailableError,
     ExistsError,
     FormatError,
-    NotFoundError,
     ParameterError,
     RefusedError,
+    StatelessError,
 )
 from statelesskit.names import printable, prototype_of, split_channel
 
 T = TypeVar("T", PrototypeEntry, SnapshotEntry, Channel, Client, Group)
+_CHANGED = (
+    "skClientMode", "macAddress", "skChannelDN", "skSnapshotDN", "skReferenceSnapshotDN", "description",
+)  # fmt: skip
 
 
 def open_directory(site: Site, *, or_replica: bool = False) -> Directory:
@@ -147,7 +151,7 @@ class Directory:
         """
         entry = self.ldap.read(self.layout.snapshot(name), "skSnapshot")
         if entry is None:
-            raise _unknown("snapshot", name, self.snapshots())
+            raise unknown("snapshot", name, self.snapshots())
         return snapshot_from(entry, self.layout)
 
     def add_snapshot(self, snapshot: SnapshotEntry) -> None:
@@ -202,7 +206,10 @@ class Directory:
     def add_channel(
         self, name: str, snapshot: str | None, *, moved_by: str, moved_at: datetime, record: str
     ) -> Channel:
-        """Make a channel with serial 1; without a snapshot its followers do not boot.
+        """Make a channel; without a snapshot its followers do not boot.
+
+        Its serial is 1, or the next after the last that a channel of that name had: a client that has
+        seen one refuses a lower one.
 
         Raises:
             ExistsError: it is there already.
@@ -211,37 +218,58 @@ class Directory:
         self._require_prototype(split_channel(name)[0])
         attributes: Attributes = {
             "objectClass": ["skChannel"],
-            "skSerial": ["1"],
+            "skSerial": [str(last_serial(self, name) + 1)],
             "skSnapshotDN": [self._target(name, snapshot)] if snapshot else [],
             **_moved(moved_by, moved_at, record),
         }
         self.ldap.add(self.layout.channel(name), attributes, "channel", name)
-        return _read_back(self.channel, name)
+        return self._noted(name)
 
     def move_channel(
-        self, name: str, *, serial: int, to: str, moved_by: str, moved_at: datetime, record: str
+        self, name: str, *, serial: int, to: str | None, moved_by: str, moved_at: datetime, record: str
     ) -> Channel:
-        """Point a channel at another snapshot: one modify, guarded by the serial the caller has seen.
+        """Point a channel at another snapshot, or at none: one modify, guarded by the serial the caller has seen.
+
+        The entry in the history is a second operation. Where that fails the push stands all the same, and
+        :func:`statelesskit.directory.pushes.complete_history` makes up for it.
 
         Raises:
             ConflictError: somebody else moved it; the message says who, when, from what to what.
             NotFoundError: there is no such channel or snapshot.
         """
-        target = self._target(name, to)
+        target = [self._target(name, to)] if to else []
         old = self._channel_entry(name)
         was = old.texts("skSnapshotDN")
         change: Changes = {
             # What is deleted must be there with that value, or the server refuses the whole change.
             "skSerial": [(ldap3.MODIFY_DELETE, [str(serial)]), (ldap3.MODIFY_ADD, [str(serial + 1)])],
-            "skSnapshotDN": [*((ldap3.MODIFY_DELETE, [dn]) for dn in was), (ldap3.MODIFY_ADD, [target])],
+            "skSnapshotDN": [(ldap3.MODIFY_DELETE, [dn]) for dn in was] + [(ldap3.MODIFY_ADD, [dn]) for dn in target],
             "skPreviousSnapshotDN": [(ldap3.MODIFY_REPLACE, was)],
         }
         change |= {
             kind: [(ldap3.MODIFY_REPLACE, values)] for kind, values in _moved(moved_by, moved_at, record).items()
         }
         if old.number("skSerial") != serial or not self.ldap.modify(self.layout.channel(name), change):
-            raise _moved_by_other(self.channel(name), serial)
-        return _read_back(self.channel, name)
+            raise moved_by_other(self.channel(name), serial)
+        return self._noted(name)
+
+    def remove_channel(self, name: str, *, serial: int, moved_by: str, moved_at: datetime, record: str) -> Channel:
+        """Move a channel to nothing, and remove it; return what its history says last. Asks for no followers.
+
+        Killed in between it leaves a channel that points at nothing.
+
+        Raises: as :meth:`move_channel`.
+        """
+        last = self.move_channel(name, serial=serial, to=None, moved_by=moved_by, moved_at=moved_at, record=record)
+        self.ldap.delete(self.layout.channel(name))
+        return last
+
+    def followers(self, name: str) -> tuple[list[Client], list[Group]]:
+        """Return the clients and the groups whose own entries name a channel."""
+        entries = self.ldap.search(self.layout.base, f"skChannelDN={escape_filter_chars(self.layout.channel(name))}")
+        clients = [client_from(entry, self.layout) for entry in entries if self.layout.client_at(entry.dn)]
+        groups = [group_from(entry, self.layout) for entry in entries if self.layout.group_at(entry.dn)]
+        return _by_name(clients), _by_name(groups)
 
     # --- clients and groups -------------------------------------------------------------------
 
@@ -255,10 +283,7 @@ class Directory:
         Raises:
             NotFoundError: there is none of that name.
         """
-        entry = self.ldap.read(self.layout.client(name), "skClient")
-        if entry is None:
-            raise _unknown("client", name, self.clients())
-        return client_from(entry, self.layout)
+        return client_from(self._client_entry(name), self.layout)
 
     def add_client(self, client: Client) -> Client:
         """Add a client and return it as it is stored.
@@ -276,27 +301,49 @@ class Directory:
         try:
             self.ldap.add(dn, attributes, "client", client.name)
         except RefusedError:
-            # The server says that a value is taken, not whose it is.
             if self.ldap.read(dn, "skClient"):
                 raise ExistsError(f"there is already a client {client.name}") from None
-            for mac in attributes["macAddress"]:
-                for entry in self.ldap.search(self.layout.base, f"macAddress={escape_filter_chars(mac)}"):
-                    owner = client_from(entry, self.layout).name
-                    raise ExistsError(
-                        f"the MAC address {mac} belongs to client {printable(owner)}",
-                        hint=f"statelesskit client explain {printable(owner)}",
-                    ) from None
+            self._say_whose(attributes["macAddress"], dn)
             raise
-        return _read_back(self.client, client.name)
+        return read_back(self.client, client.name)
+
+    def change_client(self, before: Client, after: Client) -> Client:
+        """Make a client of the same name what ``after`` says, if it is still what ``before`` says.
+
+        Raises:
+            ConflictError: somebody else changed it; nothing was changed.
+            ExistsError: another client has one of its MAC addresses.
+            ParameterError: its mode or note cannot be right.
+        """
+        entry = self._client_entry(before.name)
+        wanted = client_attributes(after, self.layout)
+        try:
+            changed = client_from(entry, self.layout) == before and change(self.ldap, entry, wanted, _CHANGED)
+        except RefusedError:
+            self._say_whose(wanted["macAddress"], entry.dn)
+            raise
+        if not changed:
+            raise changed_by_other("client", before.name)
+        return read_back(self.client, before.name)
 
     def remove_client(self, name: str) -> None:
-        """Remove a client's entry.
+        """Remove a client, what it reported, and its place in groups; killed in between, do it again.
 
         Raises:
             NotFoundError: there is none of that name.
         """
-        if not self.ldap.delete(self.layout.client(name)):
-            raise _unknown("client", name, self.clients())
+        entry = self._client_entry(name)
+        for group in groups_of(self, name):
+            remove_members(self, group.name, [name])
+        for below in self.ldap.search(entry.dn, "objectClass=*", ldap3.LEVEL):
+            self.ldap.delete(below.dn)
+        if not self.ldap.delete(entry.dn):
+            raise unknown("client", name, self.clients())
+
+    def report_of(self, client: str) -> Report | None:
+        """Return what one client last said of itself, if it ever did."""
+        entries = self.ldap.search(self.layout.client(client), "objectClass=skClientStatus")
+        return next((report_from(entry, self.layout) for entry in entries), None)
 
     def reports(self) -> list[Report]:
         """Return what clients last said of themselves."""
@@ -311,12 +358,36 @@ class Directory:
 
     def _require_prototype(self, name: str) -> None:
         if self.ldap.read(self.layout.prototype(name), "skPrototype") is None:
-            raise _unknown("prototype", name, self.prototypes())
+            raise unknown("prototype", name, self.prototypes())
+
+    def _client_entry(self, name: str) -> Entry:
+        entry = self.ldap.read(self.layout.client(name), "skClient")
+        if entry is None:
+            raise unknown("client", name, self.clients())
+        return entry
+
+    def _say_whose(self, macs: Iterable[str], but: str) -> None:
+        """Raise ExistsError if another client has one of these: the server says that it is taken, not whose it is."""
+        for mac in macs:
+            for entry in self.ldap.search(self.layout.base, f"macAddress={escape_filter_chars(mac)}"):
+                owner = client_from(entry, self.layout).name
+                if entry.dn != but:
+                    raise ExistsError(
+                        f"the MAC address {mac} belongs to client {printable(owner)}",
+                        hint=f"statelesskit client explain {printable(owner)}",
+                    ) from None
+
+    def _noted(self, name: str) -> Channel:
+        """Enter a channel's last move into its history, and return the channel."""
+        entry = read_back(self._channel_entry, name)
+        with suppress(StatelessError):  # the push was made; the next contact writes what is missing
+            note_push(self, entry)
+        return channel_from(entry, self.layout)
 
     def _channel_entry(self, name: str) -> Entry:
         entry = self.ldap.read(self.layout.channel(name), "skChannel")
         if entry is None:
-            raise _unknown("channel", name, self.channels())
+            raise unknown("channel", name, self.channels())
         return entry
 
     def _target(self, channel: str, snapshot: str) -> str:
@@ -330,16 +401,6 @@ class Directory:
         return _by_name(make(entry, self.layout) for entry in entries)
 
 
-def _read_back(read: Callable[[str], T], name: str) -> T:
-    """Read what has just been written; a server that goes away now has done it all the same."""
-    try:
-        return read(name)
-    except DirectoryUnavailableError as error:
-        raise DirectoryUnavailableError(
-            f"{name} was written, but could not be read again: {error.message}", hint=error.hint
-        ) from error
-
-
 def _by_name(found: Iterable[T]) -> list[T]:
     return sorted(found, key=lambda one: one.name)
 
@@ -350,26 +411,3 @@ def _moved(moved_by: str, moved_at: datetime, record: str) -> Attributes:
         "skMovedAt": time_values(moved_at),
         "skRecord": text_values(record, "the record's name"),
     }
-
-
-def _unknown(what: str, name: str, known: Iterable[T]) -> NotFoundError:
-    names = [one.name for one in known]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {printable(near[0])}?" if near else f"`statelesskit {what} list` shows all there are"
-    return NotFoundError(f"there is no {what} {printable(name)} in the directory", hint=hint)
-
-
-def _moved_by_other(found: Channel, expected: int) -> ConflictError:
-    if found.serial == expected:
-        return ConflictError(
-            f"channel {printable(found.name)} was changed without a push: it points at "
-            f"{printable(found.snapshot or 'nothing')}, and its serial is still {expected}; nothing was changed",
-            hint="find out who used another tool, then plan again: statelesskit push plan",
-        )
-    at = f"{found.moved_at:%Y-%m-%dT%H:%M:%SZ}" if found.moved_at else "an unknown time"
-    source, target = printable(found.previous or "nothing"), printable(found.snapshot or "nothing")
-    return ConflictError(
-        f"channel {printable(found.name)} was moved by {printable(found.moved_by or 'somebody')} at {at} "
-        f"from {source} to {target}: expected serial {expected}, found {found.serial}; nothing was changed",
-        hint="look at what is there now, then plan again: statelesskit push plan",
-    )

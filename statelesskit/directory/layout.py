@@ -66,6 +66,16 @@ class Layout:
         names = self._names(dn, "accounts", 1)
         return names[0] if names else None
 
+    def group(self, name: str) -> str:
+        return f"cn={escape_rdn(check_name(name, 'group'))},{self.folder('groups')}"
+
+    def push(self, channel: str, serial: int) -> str:
+        # No name holds a slash, so no two pushes share this one.
+        return f"cn={'/'.join(split_channel(channel))}/{serial},{self.folder('pushes')}"
+
+    def is_base(self, dn: str) -> bool:
+        return _rdns(dn) == self._base
+
     def prototype_at(self, dn: str) -> str | None:
         names = self._names(dn, "prototypes", 1)
         return names[0] if names else None

@@ -18,6 +18,7 @@ from statelesskit.directory.model import (
     Client,
     Group,
     PrototypeEntry,
+    Push,
     Report,
     SnapshotEntry,
 )
@@ -116,7 +117,31 @@ def client_attributes(client: Client, layout: Layout) -> Attributes:
         "macAddress": list(dict.fromkeys(normalise_mac(mac) for mac in client.macs)),
         "skChannelDN": [layout.channel(client.channel)] if client.channel else [],
         "skSnapshotDN": [layout.snapshot(client.pin)] if client.pin else [],
+        "skReferenceSnapshotDN": [layout.snapshot(client.reference)] if client.reference else [],
         "description": text_values(client.note, "the note"),
+    }
+
+
+def group_attributes(group: Group, layout: Layout) -> Attributes:
+    return {
+        "objectClass": ["groupOfNames", "skAssignment"],
+        # groupOfNames demands a member; the top entry is nobody, and stays so that the last client can go.
+        "member": [layout.base, *(layout.client(name) for name in sorted(group.members))],
+        "skChannelDN": [layout.channel(group.channel)] if group.channel else [],
+        "skSnapshotDN": [layout.snapshot(group.pin)] if group.pin else [],
+        "skPriority": [str(group.priority)],
+        "description": text_values(group.note, "the note"),
+    }
+
+
+def push_attributes(channel: Entry) -> Attributes:
+    """Return the history's entry of a channel's last move, made of what the channel's own entry says of it."""
+    told = ("skSerial", "skSnapshotDN", "skPreviousSnapshotDN", "skMovedBy", "skRecord")
+    return {
+        "objectClass": ["skPush"],
+        "skChannelDN": [channel.dn],
+        "skCreated": channel.texts("skMovedAt"),
+        **{name: channel.texts(name) for name in told},
     }
 
 
@@ -170,18 +195,40 @@ def client_from(entry: Entry, layout: Layout) -> Client:
         channel=_channel_named(entry, layout),
         pin=_snapshot_named(entry, "skSnapshotDN", layout),
         note=entry.text("description"),
+        reference=_snapshot_named(entry, "skReferenceSnapshotDN", layout),
     )
 
 
 def group_from(entry: Entry, layout: Layout) -> Group:
-    # groupOfNames demands a member, so an empty group has one that is no client.
-    members = (layout.client_at(dn) for dn in entry.texts("member"))
+    clients, nested, strangers = set(), set(), set()
+    for dn in entry.texts("member"):
+        if client := layout.client_at(dn):
+            clients.add(client)
+        elif group := layout.group_at(dn):
+            nested.add(group)
+        elif not layout.is_base(dn):  # which only fills the place of a member
+            strangers.add(dn)
     return Group(
         name=layout.group_at(entry.dn) or entry.dn,
-        members=frozenset(name for name in members if name),
+        members=frozenset(clients),
         channel=_channel_named(entry, layout),
         pin=_snapshot_named(entry, "skSnapshotDN", layout),
         priority=entry.number("skPriority", LAST_PRIORITY),
+        note=entry.text("description"),
+        nested=frozenset(nested),
+        strangers=frozenset(strangers),
+    )
+
+
+def push_from(entry: Entry, layout: Layout) -> Push:
+    return Push(
+        channel=_channel_named(entry, layout) or entry.dn,
+        serial=entry.number("skSerial"),
+        before=_snapshot_named(entry, "skPreviousSnapshotDN", layout),
+        after=_snapshot_named(entry, "skSnapshotDN", layout),
+        moved_by=entry.text("skMovedBy"),
+        moved_at=entry.time("skCreated"),
+        record=entry.text("skRecord") or None,
     )
 
 

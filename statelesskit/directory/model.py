@@ -74,6 +74,7 @@ class Client:
         macs: its network cards, ``52:54:00:12:34:56``.
         channel: the channel it follows, ``desktop/stable``.
         pin: the snapshot it is held at, whatever its channel says.
+        reference: the snapshot a thick client is compared with; it is never told to run it.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Client:
     channel: str | None = None
     pin: str | None = None
     note: str = ""
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class Group:
 
     Attributes:
         priority: of several groups a client is in, the lowest decides.
+        nested: the groups that are members of it, which is a fault: they are not followed.
+        strangers: DNs of members that are neither clients nor groups.
     """
 
     name: str
@@ -97,6 +101,27 @@ class Group:
     channel: str | None = None
     pin: str | None = None
     priority: int = LAST_PRIORITY
+    note: str = ""
+    nested: frozenset[str] = frozenset()
+    strangers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """One line of a channel's history: with this serial it came to point at another snapshot.
+
+    Attributes:
+        before, after: snapshots; None is none. A channel that was removed went to none with its last serial.
+        record: name of the audit record of that move.
+    """
+
+    channel: str
+    serial: int
+    before: str | None
+    after: str | None
+    moved_by: str
+    moved_at: datetime | None
+    record: str | None
 
 
 @dataclass(frozen=True, slots=True)

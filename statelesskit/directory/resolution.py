@@ -38,24 +38,21 @@ def resolve(
     groups: Sequence[Group],
     snapshots: Mapping[str, SnapshotEntry],
 ) -> Assignment:
-    """Return what a client shall run. Never raises: a fleet is a table, and one bad row is a row."""
-    who = printable(client.name)
+    """Return what a client shall run. Never raises: a fleet is a table, and one bad row is a row.
+
+    Args:
+        groups: at least those the client is a member of, and those that have one of these as a member.
+    """
     if client.mode == "thick":
-        return _nothing([f"{who} is thick: it has its own installation, nothing is assigned to it"])
-    source: Client | Group = client
-    if client.pin or client.channel:
-        because = [f"{who} {_says(client)} (client entry)"]
-    else:
-        ours = [group for group in groups if client.name in group.members and (group.pin or group.channel)]
-        if not ours:
-            return _nothing([f"{who} has no pin and no channel, and is in no group with one: it does not boot from us"])
-        first = min(group.priority for group in ours)
-        equals = sorted((group for group in ours if group.priority == first), key=lambda group: group.name)
-        if len({_pointer(group) for group in equals}) > 1:
-            claims = "; ".join(f"{printable(group.name)} {_says(group)}" for group in equals)
-            return _nothing([f"{who} is in groups of equal priority {first} that disagree: {claims}"])
-        source = equals[0]
-        because = [f"{who} is in group {printable(source.name)}, which {_says(source)} (priority {first})"]
+        because = [f"{printable(client.name)} is thick: it has its own installation, nothing is assigned to it"]
+        if client.reference:
+            because.append(f"it is compared with its reference {printable(client.reference)}")
+        return _nothing(because)
+    deciding, reason = decided_by(client, groups)
+    because = [reason]
+    if len(deciding) != 1:
+        return _nothing(because)
+    source = deciding[0]
     wanted = source.pin
     if not wanted:
         channel = channels.get(source.channel or "")
@@ -66,6 +63,46 @@ def resolve(
         if not wanted:
             return _nothing(because)
     return _given_out(wanted, snapshots, because)
+
+
+def decided_by(client: Client, groups: Sequence[Group]) -> tuple[Sequence[Client | Group], str]:
+    """Return whose pin or channel counts for a client that is not thick, and why: its own, or a group's.
+
+    Several are groups in a tie. None is nobody, or unclear, as a group is nested in another.
+    """
+    who = printable(client.name)
+    if client.pin or client.channel:
+        return [client], f"{who} {_says(client)} (client entry)"
+    ours = [group for group in groups if client.name in group.members]
+    telling = [group for group in ours if group.pin or group.channel]
+    first = min((group.priority for group in telling), default=None)
+    equals = sorted((group for group in telling if group.priority == first), key=lambda group: group.name)
+    said = {_pointer(group) for group in equals}
+    for outer, inner in _nestings(client, ours, groups):
+        if first is None or (outer.priority <= first and {_pointer(outer)} != said):
+            nested = f"{who} is in group {printable(inner.name)}, which is itself a member of group"
+            return (
+                [],
+                f"{nested} {printable(outer.name)}; nested groups are not followed, so it is unclear what was meant",
+            )
+    if first is None:
+        return [], f"{who} has no pin and no channel, and is in no group with one: it does not boot from us"
+    if len(said) > 1:
+        claims = "; ".join(f"{printable(group.name)} {_says(group)}" for group in equals)
+        return equals, f"{who} is in groups of equal priority {first} that disagree: {claims}"
+    group = equals[0]
+    return [group], f"{who} is in group {printable(group.name)}, which {_says(group)} (priority {first})"
+
+
+def _nestings(client: Client, ours: Sequence[Group], groups: Sequence[Group]) -> list[tuple[Group, Group]]:
+    """Return the groups that a client is in only by way of one of its own, with that one, if they tell something."""
+    return [
+        (outer, inner)
+        for outer in groups
+        if outer.nested and (outer.pin or outer.channel) and client.name not in outer.members
+        for inner in ours
+        if inner.name in outer.nested
+    ]
 
 
 def assignments(directory: Directory) -> list[tuple[Client, Assignment]]:

@@ -106,6 +106,7 @@ ATTRIBUTES = (
     Attribute(31, "skMovedBy", Kind.TEXT, "who moved a channel last"),
     Attribute(32, "skMovedAt", Kind.TIME, "when a channel was moved last"),
     Attribute(33, "skSchemaVersion", Kind.INTEGER, "version of this schema the entries below follow"),
+    Attribute(34, "skReferenceSnapshotDN", Kind.DN, "snapshot a thick client is compared with, never told to run"),
 )
 
 CLASSES = (
@@ -129,7 +130,7 @@ CLASSES = (
     ),
     ObjectClass(
         5, "skClient", "AUXILIARY", "a machine", "skClientMode",
-        "skStateURI skStatePath skCacheDevice skHardwareUUID", parent="skAssignment",
+        "skStateURI skStatePath skCacheDevice skHardwareUUID skReferenceSnapshotDN", parent="skAssignment",
     ),
     ObjectClass(
         6, "skClientStatus", "STRUCTURAL", "what a client reports; a child of its entry", "cn",
@@ -137,7 +138,8 @@ CLASSES = (
     ),
     ObjectClass(
         7, "skPush", "STRUCTURAL", "a channel moved to another snapshot", "cn skCreated",
-        "description skChannelDN skSnapshotDN skPreviousSnapshotDN skTargetDN skRecord skLastResult owner",
+        "description skChannelDN skSnapshotDN skPreviousSnapshotDN skTargetDN skRecord skLastResult owner skSerial"
+        " skMovedBy",
     ),
     ObjectClass(
         8, "skDirectory", "STRUCTURAL", "the top of a fleet directory", "skSchemaVersion", "ou dc o cn description",

@@ -177,10 +177,10 @@ def test_a_server_that_falls_silent_may_have_made_the_change(
 def test_a_server_that_goes_away_after_the_change_has_made_it(
     fleet: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(self: Directory, name: str) -> Channel:
+    def away(self: Directory, name: str) -> Entry:
         raise DirectoryUnavailableError("away")
 
-    monkeypatch.setattr(Directory, "channel", away)
+    monkeypatch.setattr(Directory, "_channel_entry", away)
     with pytest.raises(DirectoryUnavailableError, match="desktop/late was written, but could not be read again"):
         fleet.add_channel("desktop/late", ONE, moved_by="ann", moved_at=AT, record="r1")
     monkeypatch.undo()
@@ -272,7 +272,7 @@ def test_a_channel_is_moved_by_one_modify(fleet: Directory) -> None:
     fleet.ldap.counts.clear()
     moved = move(fleet, TWO, serial=1)
     assert moved == Channel("desktop/stable", "desktop", TWO, ONE, 2, "ben", LATER, "r2")
-    assert {kind: count for kind, count in fleet.ldap.counts.items() if kind != "search"} == {"modify": 1}
+    assert {kind: count for kind, count in fleet.ldap.counts.items() if kind != "search"} == {"modify": 1, "add": 1}
     assert fleet.channels() == [moved]
     assert {found.snapshot for _, found in assignments(fleet)} == {TWO}
 
@@ -417,7 +417,8 @@ def test_groups_that_others_made(site: Site, fleet: Directory) -> None:
         ),
     )
     empty, lab = fleet.groups()
-    assert lab == Group("lab", frozenset({"c1", "c2"}), "desktop/stable", priority=7)
+    strangers = frozenset({"cn=nobody,ou=people"})
+    assert lab == Group("lab", frozenset({"c1", "c2"}), "desktop/stable", priority=7, strangers=strangers)
     assert empty == Group("empty", frozenset(), priority=1000)
     for client, found in assignments(fleet):
         assert found.snapshot == ONE
