@@ -1,5 +1,7 @@
 """Bring the directory up to date with the site's disk: prototypes and snapshots it does not know yet.
 
+The same contact enters the pushes whose line in the history was lost.
+
 Taking a snapshot needs no directory; the entry is made at the next contact.
 """
 
@@ -9,9 +11,10 @@ from contextlib import suppress
 
 from statelesskit.config import Site
 from statelesskit.directory import Directory, PrototypeEntry, SnapshotEntry
-from statelesskit.errors import ExistsError
+from statelesskit.directory.pushes import complete_history
+from statelesskit.errors import ExistsError, NotFoundError
 from statelesskit.prototype import list_prototypes
-from statelesskit.snapshot import Snapshot, list_snapshots
+from statelesskit.snapshot import Snapshot, list_snapshots, load
 
 
 def register(site: Site, directory: Directory) -> list[str]:
@@ -33,12 +36,25 @@ def register(site: Site, directory: Directory) -> list[str]:
     states = {entry.name: entry.state for entry in directory.snapshots()}
     for snapshot in snapshots:
         if snapshot.name not in states:
-            with suppress(ExistsError):
-                directory.add_snapshot(entry_of(snapshot))
-                added.append(snapshot.name)
+            added += _enter(site, directory, snapshot.name)
         elif states[snapshot.name] != snapshot.state:
             directory.set_snapshot_state(snapshot.name, states[snapshot.name], snapshot.state)
+    complete_history(directory)
     return added
+
+
+def _enter(site: Site, directory: Directory, name: str) -> list[str]:
+    """Enter one snapshot as the disk has it now; not one that is deleted meanwhile.
+
+    Who deletes takes it out of the directory before it goes and once more when it is gone, so whichever of
+    the two is last finds the other's work.
+    """
+    with suppress(ExistsError, NotFoundError):
+        directory.add_snapshot(entry_of(load(site, name)))
+        if (site.snapshots / name).exists():
+            return [name]
+        directory.remove_snapshot(name)
+    return []
 
 
 def entry_of(snapshot: Snapshot) -> SnapshotEntry:

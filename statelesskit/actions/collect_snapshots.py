@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +12,7 @@ from statelesskit.actions import choices, surveys
 from statelesskit.config import Site
 
 if TYPE_CHECKING:
+    from statelesskit.actions.needed import Fleet
     from statelesskit.collect import Freed
 
 
@@ -52,6 +54,7 @@ class CollectSnapshots(Action):
         )
         packs = f"{len(garbage.dead)} packs are removed, {len(garbage.worn)} written anew"
         notes = [f"{packs}; about {garbage.stored_bytes / 1e6:.1f} MB are freed"]
+        notes += _ways_back(fleet, {one.name for one in snapshots}, gone)
         notes += [f"{client} last said long ago that it runs one of them" for client in stranded(fleet.reports, gone)]
         changes = bool(go or garbage.dead or garbage.worn or garbage.set_aside)
         return Plan(
@@ -96,9 +99,9 @@ class CollectSnapshots(Action):
 
     def _delete(self, site: Site, names: list[str], work: Work) -> tuple[list[str], dict[str, str]]:
         """Delete what still may go; what somebody has just begun to use stays, and is said."""
-        from statelesskit.actions.needed import look_at_fleet
+        from statelesskit.actions.needed import came_to_be_needed, look_at_fleet
         from statelesskit.directory import open_directory
-        from statelesskit.errors import LockedError
+        from statelesskit.errors import DirectoryUnavailableError, LockedError
         from statelesskit.lock import held
         from statelesskit.snapshot import load
         from statelesskit.snapshot.deleted import delete
@@ -106,21 +109,34 @@ class CollectSnapshots(Action):
         deleted: list[str] = []
         skipped: dict[str, str] = {}
         work.progress.stage("deleting snapshots", total=len(names), unit="snapshots")
+        needed = look_at_fleet(site).needed if names else {}
         for name in names:
             lock = held(site.lock_file(f"snapshot/{name}"), what=f"the snapshot {name}", doing=self.verb)
             try:
-                with lock:
-                    if reasons := look_at_fleet(site).needed.get(name):
+                # One connection each, as a server may hang up on one that waits for long deletions.
+                with lock, open_directory(site) as directory:
+                    if reasons := needed.get(name) or came_to_be_needed(site, directory, name):
                         skipped[name] = reasons[0]
                         continue
-                    with open_directory(site) as directory:
-                        directory.remove_snapshot(name)
+                    directory.remove_snapshot(name)
                     delete(site, load(site, name), by=work.by, record=work.record)
                     deleted.append(name)
+                    with suppress(DirectoryUnavailableError):  # it is deleted; what is left is found by a check
+                        directory.remove_snapshot(name)  # somebody may have entered it meanwhile
             except LockedError as error:
                 skipped[name] = error.message
             work.progress.advance()
         return deleted, skipped
+
+
+def _ways_back(fleet: Fleet, there: set[str], gone: set[str]) -> list[str]:
+    """Say of each channel that loses some how many earlier snapshots it can still go back to."""
+    notes = []
+    for channel, earlier in fleet.ways_back.items():
+        now, then = len(there & {*earlier}), len((there - gone) & {*earlier})
+        if then < now:
+            notes.append(f"{channel} can go back to {then} earlier snapshots then, {now} now")
+    return notes
 
 
 def _result(deleted: list[str], skipped: dict[str, str], freed: Freed) -> dict[str, Any]:

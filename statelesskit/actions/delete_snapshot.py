@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import choices, surveys
 from statelesskit.config import Site
-from statelesskit.errors import RefusedError
+from statelesskit.errors import DirectoryUnavailableError, RefusedError
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ class DeleteSnapshot(Action):
 
         with open_directory(site) as directory:
             known = directory.remove_snapshot(self.snapshot)
-        if plan.facts["digest"]:
-            delete(site, load(site, self.snapshot), by=work.by, record=work.record)
+            if plan.facts["digest"]:
+                delete(site, load(site, self.snapshot), by=work.by, record=work.record)
+                with suppress(DirectoryUnavailableError):  # it is deleted; what is left is found by a check
+                    directory.remove_snapshot(self.snapshot)  # somebody may have entered it meanwhile
         return {"snapshot": self.snapshot, "digest": plan.facts["digest"], "was_in_directory": known}
 
     def verify(self, site: Site, plan: Plan, result: Mapping[str, Any]) -> list[dict[str, Any]]:

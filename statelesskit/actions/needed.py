@@ -10,6 +10,7 @@ from statelesskit.config import Site
 from statelesskit.errors import DirectoryUnavailableError
 
 if TYPE_CHECKING:
+    from statelesskit.directory import Directory
     from statelesskit.directory.model import Report
 
 
@@ -20,13 +21,13 @@ class Fleet:
     Attributes:
         needed: for names of snapshots, who needs each.
         entered: the names the directory knows.
-        channels: what each channel can roll back to; None is nothing.
+        ways_back: for names of channels, the snapshots each pointed at before, the last first.
     """
 
     needed: dict[str, list[str]]
     entered: frozenset[str]
     reports: tuple[Report, ...]
-    channels: dict[str, str | None]
+    ways_back: dict[str, list[str]]
 
 
 def look_at_fleet(site: Site) -> Fleet:
@@ -36,7 +37,9 @@ def look_at_fleet(site: Site) -> Fleet:
         DirectoryUnavailableError: it is away; nothing may be deleted, as nobody knows what is needed.
     """
     from statelesskit.directory import open_directory
+    from statelesskit.directory.pushes import pushes
     from statelesskit.export.registry import registered
+    from statelesskit.push_history import earlier
     from statelesskit.retention import needed_by_fleet
 
     try:
@@ -51,6 +54,7 @@ def look_at_fleet(site: Site) -> Fleet:
                 lease_days=site.retention.lease_days,
             )
             entered = frozenset(entry.name for entry in directory.snapshots())
+            history = pushes(directory)
     except DirectoryUnavailableError as error:
         raise DirectoryUnavailableError(
             f"only the directory knows which snapshots are needed, so none is deleted: {error.message}",
@@ -58,4 +62,17 @@ def look_at_fleet(site: Site) -> Fleet:
         ) from error
     for export in registered(site):
         needed.setdefault(export.snapshot, []).append(f"it is exported at {export.path}")
-    return Fleet(needed, entered, tuple(reports), {one.name: one.previous for one in channels})
+    return Fleet(needed, entered, tuple(reports), {one.name: earlier(one, history) for one in channels})
+
+
+def came_to_be_needed(site: Site, directory: Directory, name: str) -> list[str]:
+    """Return who needs one snapshot, quickly, when :func:`look_at_fleet` has just said that nobody does."""
+    from statelesskit.export.registry import registered
+    from statelesskit.retention import needed_by_fleet
+
+    found = directory.pointing_at(name)
+    needed = needed_by_fleet(*found, now=datetime.now(UTC), lease_days=site.retention.lease_days)
+    return [
+        *needed.get(name, []),
+        *(f"it is exported at {one.path}" for one in registered(site) if one.snapshot == name),
+    ]

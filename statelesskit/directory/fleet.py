@@ -46,9 +46,10 @@ from statelesskit.errors import (
     RefusedError,
     StatelessError,
 )
-from statelesskit.names import printable, prototype_of, split_channel
+from statelesskit.names import check_name, printable, prototype_of, split_channel
 
 T = TypeVar("T", PrototypeEntry, SnapshotEntry, Channel, Client, Group)
+NAMES_AT_ONCE = 500  # names in one filter
 _CHANGED = (
     "skClientMode", "macAddress", "skChannelDN", "skSnapshotDN", "skReferenceSnapshotDN", "description",
 )  # fmt: skip
@@ -185,6 +186,24 @@ class Directory:
                 hint=f"look at it again: statelesskit snapshot show {name}",
             )
 
+    def pointing_at(self, name: str) -> tuple[list[Channel], list[Client], list[Group], list[Report]]:
+        """Return all channels, and the clients, groups and reports that say a snapshot shall run, or runs.
+
+        One search, by what is indexed: what clients hold without running it is left out.
+        """
+        dn = escape_filter_chars(self.layout.snapshot(name))
+        rule = f"|(objectClass=skChannel)(skSnapshotDN={dn})(skRunningSnapshotDN={dn})"
+        found: dict[str, list[Entry]] = {}
+        for entry in self.ldap.search(self.layout.base, rule):
+            for kind in entry.texts("objectClass"):
+                found.setdefault(kind.lower(), []).append(entry)
+        return (
+            [channel_from(one, self.layout) for one in found.get("skchannel", [])],
+            [client_from(one, self.layout) for one in found.get("skclient", [])],
+            [group_from(one, self.layout) for one in found.get("groupofnames", [])],
+            [report_from(one, self.layout) for one in found.get("skclientstatus", [])],
+        )
+
     def remove_snapshot(self, name: str) -> bool:
         """Remove a snapshot's entry; say whether there was one. Nothing is looked at that may point at it."""
         return self.ldap.delete(self.layout.snapshot(name))
@@ -284,6 +303,15 @@ class Directory:
             NotFoundError: there is none of that name.
         """
         return client_from(self._client_entry(name), self.layout)
+
+    def clients_named(self, names: Iterable[str]) -> list[Client]:
+        """Return those of some clients that are there, by name."""
+        rules = [f"(cn={escape_filter_chars(check_name(name, 'client'))})" for name in sorted({*names})]
+        found: list[Entry] = []
+        for first in range(0, len(rules), NAMES_AT_ONCE):
+            rule = f"&(objectClass=skClient)(|{''.join(rules[first : first + NAMES_AT_ONCE])})"
+            found += self.ldap.search(self.layout.folder("clients"), rule, ldap3.LEVEL)
+        return _by_name(client_from(entry, self.layout) for entry in found)
 
     def add_client(self, client: Client) -> Client:
         """Add a client and return it as it is stored.
