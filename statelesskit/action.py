@@ -32,6 +32,7 @@ class Parameter:
         choices: asked of the live site when a front wants to offer something; never the only check.
         positional: on the command line an argument rather than an option.
         flag: the option's name on the command line where it is not the parameter's.
+        several: a text of names with spaces or commas between; on the command line as many arguments.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Parameter:
     choices: Callable[[Site], Sequence[str]] | None
     positional: bool
     flag: str
+    several: bool
 
 
 def parameter(
@@ -51,9 +53,10 @@ def parameter(
     choices: Callable[[Site], Sequence[str]] | None = None,
     positional: bool = False,
     flag: str = "",
+    several: bool = False,
 ) -> Any:
     """Declare a field of an action. Without a default it must be given, and not be empty."""
-    metadata = {"help": help, "choices": choices, "positional": positional, "flag": flag}
+    metadata = {"help": help, "choices": choices, "positional": positional, "flag": flag, "several": several}
     if default is None:
         return field(metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -198,6 +201,7 @@ class Action(ABC):
                     choices=item.metadata["choices"],
                     positional=item.metadata["positional"],
                     flag=item.metadata["flag"],
+                    several=item.metadata["several"],
                 )
             )
         return found

@@ -133,7 +133,7 @@ def _clients(site: Site) -> str:
     from statelesskit.directory import open_directory
 
     with open_directory(site) as directory:
-        return f"{len(directory.clients())} clients"
+        return f"{len(directory.clients())} clients; whether it is sound says `statelesskit directory check`"
 
 
 def _tried(name: str, attempt: Callable[[], str]) -> Diagnosis:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from statelesskit.directory import Assignment, Client, Directory, resolve
+from statelesskit.directory import Assignment, Client, Directory, Group, resolve
 from statelesskit.directory.model import Report
 from statelesskit.directory.otherwise import otherwise
+from statelesskit.directory.resolution import decided_by
 from statelesskit.names import printable
 
 
@@ -34,10 +35,35 @@ def fleet_rows(
     ]
 
 
-def reports_of_references(directory: Directory, clients: Iterable[Client]) -> dict[str, Report] | None:
-    """Return what clients said of themselves, if one of these has a reference to hold it against; else None."""
+def told_by(channel: str, clients: Iterable[Client], groups: Sequence[Group]) -> list[str]:
+    """Return the clients that run what a channel says, through their own entry or a group."""
+    found = []
+    for client in clients:
+        deciding = decided_by(client, groups)[0] if client.mode != "thick" else []
+        if len(deciding) == 1 and deciding[0].channel == channel and not deciding[0].pin:
+            found.append(client.name)
+    return found
+
+
+def group_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    """Return one row for each group."""
+    return [
+        {
+            "group": group.name,
+            "priority": group.priority,
+            "channel": group.channel,
+            "pin": group.pin,
+            "clients": len(group.members),
+            "note": group.note,
+        }
+        for group in groups
+    ]
+
+
+def reports_of_references(directory: Directory, clients: Iterable[Client]) -> dict[str, Report]:
+    """Return what clients said of themselves, by name, if one of these has a reference to hold that against."""
     if not any(client.reference for client in clients):
-        return None
+        return {}
     return {report.client: report for report in directory.reports()}
 
 

@@ -143,18 +143,3 @@ def check_push(directory: Directory, facts: Mapping[str, Any], serial: int) -> l
         check("clients told what was planned", len(planned), len(planned) - len(wrong)),
         *(check(f"client {client}", planned[client], told.get(client)) for client in wrong[:20]),
     ]
-
-
-def previous_of(directory: Directory, channel_name: str) -> str:
-    """Return the snapshot a rollback of the channel goes to.
-
-    Raises:
-        RefusedError: there was none before this one.
-    """
-    channel = directory.channel(channel_name)
-    if not channel.previous:
-        raise RefusedError(
-            f"{channel_name} has never pointed at another snapshot, there is nothing to go back to",
-            hint="push the snapshot you want instead",
-        )
-    return channel.previous

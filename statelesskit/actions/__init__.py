@@ -12,9 +12,12 @@ from statelesskit.actions.create_channel import CreateChannel
 from statelesskit.actions.create_prototype import CreatePrototype
 from statelesskit.actions.delete_snapshot import DeleteSnapshot
 from statelesskit.actions.import_snapshot import ImportSnapshot
+from statelesskit.actions.manage_clients import ChangeClient, PinClient, RemoveClient, UnpinClient
+from statelesskit.actions.manage_groups import AddToGroup, ChangeGroup, CreateGroup, DeleteGroup, RemoveFromGroup
 from statelesskit.actions.note_snapshot import NoteSnapshot
 from statelesskit.actions.prepare_prototype import PreparePrototype
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
+from statelesskit.actions.remove_channel import RemoveChannel
 from statelesskit.actions.repair_snapshots import RepairSnapshots
 from statelesskit.actions.set_snapshot_state import SetSnapshotState
 from statelesskit.actions.take_snapshot import TakeSnapshot
@@ -24,21 +27,31 @@ ACTIONS: dict[str, type[Action]] = {
     for action in (
         AddAccount,
         AddClient,
+        AddToGroup,
+        ChangeClient,
+        ChangeGroup,
         CollectSnapshots,
         CopySnapshot,
         CreateChannel,
+        CreateGroup,
         CreatePrototype,
+        DeleteGroup,
         DeleteSnapshot,
         GrantRole,
         NoteSnapshot,
         ImportSnapshot,
+        PinClient,
         PreparePrototype,
         PushSnapshot,
         RemoveAccount,
         RevokeRole,
+        RemoveChannel,
+        RemoveClient,
+        RemoveFromGroup,
         RollBackPush,
         RepairSnapshots,
         SetSnapshotState,
         TakeSnapshot,
+        UnpinClient,
     )
 }

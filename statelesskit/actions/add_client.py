@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import choices, surveys
+from statelesskit.actions.consequences import followers_lock
 from statelesskit.config import Site
 from statelesskit.errors import ExistsError, NotFoundError, UsageError
 from statelesskit.names import check_name, normalise_mac
@@ -26,6 +27,7 @@ class AddClient(Action):
     mac: str = parameter("its MAC address; several with commas", default="")
     channel: str = parameter("the channel it follows, as desktop/stable", default="", choices=choices.channels)
     note: str = parameter("where it stands, whose it is", default="")
+    reference: str = parameter("the snapshot a thick client is compared with", default="", choices=choices.snapshots)
 
     @classmethod
     def survey(cls, site: Site) -> tuple[str, list[dict[str, Any]]]:
@@ -34,9 +36,13 @@ class AddClient(Action):
     def objects(self) -> Sequence[str]:
         return [f"client/{check_name(self.name, 'client')}"]
 
+    def uses(self) -> Sequence[str]:
+        return [*followers_lock(self.channel), *([f"snapshot/{self.reference}"] if self.reference else [])]
+
     def plan(self, site: Site) -> Plan:
         from statelesskit.directory import open_directory
         from statelesskit.directory.model import MODES
+        from statelesskit.snapshot import load
 
         if self.mode not in MODES:
             raise UsageError(f"there is no mode {self.mode!r}", hint="the modes are " + ", ".join(MODES))
@@ -45,9 +51,13 @@ class AddClient(Action):
                 f"{self.name} is thick, so it can't follow {self.channel}",
                 hint="leave the channel out; a thick client is listed, never told what to run",
             )
+        if self.reference and self.mode != "thick":
+            raise UsageError(f"{self.name} is {self.mode}; only a thick client has a reference", hint="leave it out")
+        if self.reference:
+            load(site, self.reference)
         macs = self._macs()
         with open_directory(site) as directory:
-            if any(client.name == self.name for client in directory.clients()):
+            if directory.clients_named([self.name]):
                 raise ExistsError(f"there is already a client {self.name}", hint="choose another name")
             snapshot = directory.channel(self.channel).snapshot if self.channel else None
         return Plan(
@@ -64,7 +74,13 @@ class AddClient(Action):
                     "will run": snapshot or "",
                 }
             ],
-            facts={"name": self.name, "mode": self.mode, "macs": macs, "channel": self.channel},
+            facts={
+                "name": self.name,
+                "mode": self.mode,
+                "macs": macs,
+                "channel": self.channel,
+                "reference": self.reference,
+            },
         )
 
     def _macs(self) -> list[str]:
@@ -72,8 +88,11 @@ class AddClient(Action):
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
         from statelesskit.directory import Client, open_directory
+        from statelesskit.register import register
 
         with open_directory(site) as directory:
+            if self.reference:
+                register(site, directory)
             directory.add_client(
                 Client(
                     name=self.name,
@@ -82,6 +101,7 @@ class AddClient(Action):
                     channel=self.channel or None,
                     pin=None,
                     note=self.note,
+                    reference=self.reference or None,
                 )
             )
         return {"client": self.name, "mode": self.mode, "channel": self.channel}

@@ -25,6 +25,20 @@ def channels(site: Site) -> list[str]:
         return sorted(channel.name for channel in directory.channels())
 
 
+def clients(site: Site) -> list[str]:
+    from statelesskit.directory import open_directory
+
+    with open_directory(site) as directory:
+        return [client.name for client in directory.clients()]
+
+
+def groups(site: Site) -> list[str]:
+    from statelesskit.directory import open_directory
+
+    with open_directory(site) as directory:
+        return [group.name for group in directory.groups()]
+
+
 def modes(site: Site) -> list[str]:
     from statelesskit.directory.model import MODES
 

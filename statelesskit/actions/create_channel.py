@@ -38,6 +38,7 @@ class CreateChannel(Action):
 
     def plan(self, site: Site) -> Plan:
         from statelesskit.directory import open_directory
+        from statelesskit.directory.pushes import last_serial
         from statelesskit.snapshot import load
         from statelesskit.snapshot.verify import check_whole
 
@@ -53,12 +54,13 @@ class CreateChannel(Action):
                 raise ExistsError(
                     f"there is already a channel {self.channel}", hint="statelesskit push apply moves it to a snapshot"
                 )
+            serial = last_serial(directory, self.channel) + 1
         return Plan(
             verb=self.verb,
             parameters=self.as_parameters(),
             summary=f"Create the channel {self.channel}, pointing at {self.snapshot}.",
-            rows=[{"channel": self.channel, "snapshot": self.snapshot, "serial": 1}],
-            facts={"channel": self.channel, "snapshot": self.snapshot, "digest": snapshot.digest},
+            rows=[{"channel": self.channel, "snapshot": self.snapshot, "serial": serial}],
+            facts={"channel": self.channel, "snapshot": self.snapshot, "serial": serial, "digest": snapshot.digest},
         )
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, parameter
 from statelesskit.actions import choices, surveys
+from statelesskit.actions.policy import unattended
 from statelesskit.config import Site
 from statelesskit.names import split_channel
 
@@ -68,9 +69,16 @@ class _Push(Action):
                 "clients": [[move.client, move.before, move.after, move.because] for move in moves],
                 "forecast_bytes": push.forecast_bytes,
             },
-            notes=[f"unchanged ({why}): {count}" for why, count in push.unmoved.items() if count],
+            notes=[
+                *(
+                    [f"{snapshot.name} is deprecated: it should be pushed no more"]
+                    if snapshot.state == "deprecated"
+                    else []
+                ),
+                *(f"unchanged ({why}): {count}" for why, count in push.unmoved.items() if count),
+            ],
             changes=changes,
-            guard=_guard(site, snapshot.name, snapshot.state, len(moves)),
+            guard=unattended(site, len(moves), snapshot.name, snapshot.state),
         )
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
@@ -132,17 +140,7 @@ class RollBackPush(_Push):
 
     def target(self, site: Site) -> tuple[str, str]:
         from statelesskit.directory import open_directory
-        from statelesskit.push import previous_of
+        from statelesskit.push_history import rollback_target
 
         with open_directory(site) as directory:
-            return self.channel, previous_of(directory, self.channel)
-
-
-def _guard(site: Site, snapshot: str, state: str, clients: int) -> str:
-    """Say why nobody may push this without a person looking, or ""."""
-    if state not in site.auto_states:
-        allowed = " or ".join(site.auto_states) or "no state"
-        return f"{snapshot} is {state}; the site's policy lets a run push on its own only what is {allowed}"
-    if clients > site.auto_max_clients:
-        return f"{clients} clients would change; the site's policy allows {site.auto_max_clients} on its own"
-    return ""
+            return self.channel, rollback_target(site, directory, self.channel)

@@ -36,26 +36,39 @@ class SetSnapshotState(Action):
 
         before = load(site, self.snapshot)
         check_state(before, self.state)
-        pointing = self._channels(site) if self.state == "revoked" else []
-        if pointing:
-            raise RefusedError(
-                f"{self.snapshot} can't be revoked while {', '.join(pointing)} points at it",
-                hint="push another snapshot to that channel first",
-            )
+        stranded, running = self._stranded(site) if self.state == "revoked" else ([], [])
         return Plan(
             verb=self.verb,
             parameters=self.as_parameters(),
             summary=f"Move {self.snapshot} from {before.state} to {self.state}.",
             rows=[{"snapshot": self.snapshot, "from": before.state, "to": self.state}],
-            facts={"snapshot": self.snapshot, "from": before.state, "digest": before.digest},
+            facts={"snapshot": self.snapshot, "from": before.state, "digest": before.digest, "stranded": stranded},
+            notes=[
+                *(f"{client} is told to run it, and will have nothing to run" for client in stranded),
+                *(f"{client} said that it runs it" for client in running),
+            ],
             changes=before.state != self.state,
+            guard=f"{len(stranded)} clients would have nothing to run" if stranded else "",
         )
 
-    def _channels(self, site: Site) -> list[str]:
-        from statelesskit.directory import open_directory
+    def _stranded(self, site: Site) -> tuple[list[str], list[str]]:
+        """Return the clients a pin tells to run it, and those that said they do.
+
+        Raises:
+            RefusedError: a channel points at it, so that all its followers would have nothing to run.
+        """
+        from statelesskit.directory import assignments, open_directory
 
         with open_directory(site) as directory:
-            return sorted(channel.name for channel in directory.channels() if channel.snapshot == self.snapshot)
+            if pointing := [channel.name for channel in directory.channels() if channel.snapshot == self.snapshot]:
+                raise RefusedError(
+                    f"{self.snapshot} can't be revoked while {', '.join(pointing)} points at it",
+                    hint="push another snapshot to that channel first",
+                )
+            told = [
+                client.name for client, assignment in assignments(directory) if assignment.snapshot == self.snapshot
+            ]
+            return told, sorted(one.client for one in directory.reports() if one.running == self.snapshot)
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
         from statelesskit.snapshot import set_state

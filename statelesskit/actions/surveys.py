@@ -50,6 +50,15 @@ def channels(site: Site) -> Survey:
     return "Channels", rows
 
 
+def groups(site: Site) -> Survey:
+    """The groups of clients."""
+    from statelesskit.directory import open_directory
+    from statelesskit.fleet import group_rows
+
+    with open_directory(site) as directory:
+        return "Groups", group_rows(directory.groups())
+
+
 def fleet(site: Site) -> Survey:
     """Every client, and what it is told to run."""
     from statelesskit.directory import assignments, open_directory

@@ -87,7 +87,10 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
 
 def _click_parameter(item: Parameter) -> click.Parameter:
     if item.positional:
-        return click.Argument([item.name], required=item.required, type=item.kind, default=None)
+        several: dict[str, Any] = (
+            {"nargs": -1, "callback": lambda ctx, _, words: " ".join(words)} if item.several else {}
+        )
+        return click.Argument([item.name], required=item.required, type=item.kind, default=None, **several)
     flag = item.flag or "--" + item.name.replace("_", "-")
     if item.kind is bool:
         return click.Option([flag, item.name], is_flag=True, default=bool(item.default), help=_sentence(item))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from statelesskit.actions.create_channel import CreateChannel
+from statelesskit.actions.remove_channel import RemoveChannel
 from statelesskit.cli.acting import JSON, action_command, site_of
 
 
@@ -14,6 +15,7 @@ def channel() -> None:
 
 
 channel.add_command(action_command(CreateChannel, text="Make CHANNEL (PROTOTYPE/NAME), pointing at SNAPSHOT."))
+channel.add_command(action_command(RemoveChannel, text="Remove CHANNEL, which nobody follows; its history stays."))
 
 
 @channel.command("list")
@@ -43,3 +45,40 @@ def list_(ctx: click.Context, as_json: bool) -> None:
             output.json_line(row)
     else:
         output.table(rows, empty="there are no channels; statelesskit channel create makes one")
+
+
+@channel.command()
+@click.argument("name")
+@JSON
+@click.pass_context
+def show(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Show one channel: where it points, who follows it, and how far back it can go."""
+    from statelesskit.cli import output
+    from statelesskit.directory import open_directory
+    from statelesskit.directory.pushes import pushes
+    from statelesskit.fleet import told_by
+    from statelesskit.push_history import earlier
+
+    with open_directory(site_of(ctx)) as directory:
+        one = directory.channel(name)
+        groups = directory.groups()
+        back = earlier(one, pushes(directory, name))
+        known = {snapshot.name: snapshot.state for snapshot in directory.snapshots(one.prototype)}
+        clients = told_by(name, directory.clients(), groups)
+    found = {
+        "channel": one.name,
+        "snapshot": one.snapshot,
+        "state": known.get(one.snapshot or ""),
+        "previous": one.previous,
+        "serial": one.serial,
+        "moved_by": one.moved_by,
+        "moved_at": one.moved_at.isoformat(timespec="seconds") if one.moved_at else None,
+        "record": one.record,
+        "clients": len(clients),
+        "groups": [group.name for group in groups if group.channel == name],
+        "earlier": [snapshot for snapshot in back if known.get(snapshot, "revoked") != "revoked"],
+    }
+    if as_json:
+        output.json_line(found)
+        return
+    output.facts({**found, "groups": ", ".join(found["groups"]), "earlier": ", ".join(found["earlier"])})  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from statelesskit.actions.add_client import AddClient
+from statelesskit.actions.manage_clients import ChangeClient, PinClient, RemoveClient, UnpinClient
 from statelesskit.cli.acting import JSON, action_command, site_of
 
 
@@ -23,6 +24,10 @@ def _show_added(result: Mapping[str, Any]) -> None:
 client.add_command(
     action_command(AddClient, show=_show_added, text="Enter a machine, and say which channel it follows.")
 )
+client.add_command(action_command(ChangeClient, text="Change what is said of NAME; what is left out stays."))
+client.add_command(action_command(PinClient, text="Hold NAME at SNAPSHOT, whatever its channel and groups say."))
+client.add_command(action_command(UnpinClient, text="Let NAME go by its channel and its groups again."))
+client.add_command(action_command(RemoveClient, text="Take NAME out of the directory, with its report and its groups."))
 
 
 @client.command("list")
@@ -32,10 +37,11 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     """List the clients with what each is told to run."""
     from statelesskit.cli import output
     from statelesskit.directory import assignments, open_directory
-    from statelesskit.fleet import fleet_rows
+    from statelesskit.fleet import fleet_rows, reports_of_references
 
     with open_directory(site_of(ctx), or_replica=True) as directory:
-        rows = fleet_rows(assignments(directory))
+        assigned = assignments(directory)
+        rows = fleet_rows(assigned, reports_of_references(directory, (client for client, _ in assigned)))
     if as_json:
         for row in rows:
             output.json_line(row)
@@ -47,8 +53,44 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 @click.argument("name")
 @JSON
 @click.pass_context
+def show(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Show what the directory says of one client, and what the client says of itself."""
+    from statelesskit.cli import output
+    from statelesskit.directory import open_directory
+    from statelesskit.directory.groups import groups_of
+    from statelesskit.fleet import drift
+
+    with open_directory(site_of(ctx)) as directory:
+        one, report = directory.client(name), directory.report_of(name)
+        groups = [group.name for group in groups_of(directory, name)]
+    found = {
+        "client": one.name,
+        "mode": one.mode,
+        "mac": " ".join(one.macs),
+        "channel": one.channel,
+        "pin": one.pin,
+        "groups": groups,
+        "reference": one.reference,
+        "drift": drift(one, report),
+        "note": one.note,
+        "running": report.running if report else None,
+        "cached": list(report.cached) if report else [],
+        "seen_at": report.seen_at.isoformat(timespec="seconds") if report and report.seen_at else None,
+    }
+    if as_json:
+        output.json_line(found)
+    else:
+        output.facts({name: ", ".join(value) if isinstance(value, list) else value for name, value in found.items()})
+
+
+@client.command()
+@click.argument("name")
+@JSON
+@click.pass_context
 def explain(ctx: click.Context, name: str, as_json: bool) -> None:
-    """Say what a client is told to run, and the whole chain of why."""
+    """Say what a client is told to run, the whole chain of why, and what would have to change for another answer."""
+    from dataclasses import asdict
+
     from statelesskit.cli import output
     from statelesskit.directory import open_directory
     from statelesskit.fleet import explain_client
@@ -56,8 +98,11 @@ def explain(ctx: click.Context, name: str, as_json: bool) -> None:
     with open_directory(site_of(ctx), or_replica=True) as directory:
         told = explain_client(directory, name)
     if as_json:
-        output.json_line({"snapshot": told.snapshot, "digest": told.digest, "because": list(told.because)})
+        output.json_line(asdict(told))
         return
     click.echo(f"{name}: {told.snapshot or 'nothing'}")
     for reason in told.because:
         click.echo(f"- {output.printable_lines(reason)}")
+    click.echo("otherwise:")
+    for way in told.otherwise:
+        click.echo(f"- {output.printable_lines(way)}")

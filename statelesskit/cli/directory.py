@@ -7,11 +7,12 @@ import click
 from statelesskit.actions.change_account import AddAccount, RemoveAccount
 from statelesskit.actions.change_role import GrantRole, RevokeRole
 from statelesskit.cli.acting import JSON, action_command, site_of
+from statelesskit.cli.checking import check
 
 
 @click.group()
 def directory() -> None:
-    """The LDAP server that holds the truth about the fleet."""
+    """The truth about the fleet: as it is, as it was, and whether it is sound."""
 
 
 @directory.command()
@@ -54,3 +55,6 @@ def roles(ctx: click.Context, as_json: bool) -> None:
             output.json_line(row)
     else:
         output.table(rows, empty="nobody but the administrator; statelesskit directory account add makes an account")
+
+
+directory.add_command(check)

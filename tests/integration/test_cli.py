@@ -56,7 +56,7 @@ class TestContracts:
     def test_explain(self, fleet: Fleet) -> None:
         fleet.push(fleet.two)
         (told,) = fleet.json("client", "explain", "pc-caching")
-        assert told.keys() == {"snapshot", "digest", "because"}
+        assert told.keys() == {"snapshot", "digest", "because", "otherwise"}
         assert told["snapshot"] == fleet.two
         (told,) = fleet.json("client", "explain", "pc-thick")
         assert told["snapshot"] is None
