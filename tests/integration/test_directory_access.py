@@ -30,6 +30,7 @@ from statelesskit.directory.accounts import (
     role_rows,
     roles_of,
 )
+from statelesskit.directory.link import Link
 from statelesskit.directory.operations import Operations
 from statelesskit.directory.session import connect
 from statelesskit.errors import (
@@ -188,10 +189,14 @@ def as_role(site: Site, role: str) -> Site:
     return dataclasses.replace(site, server=server)
 
 
+def linked(site: Site) -> Operations:
+    return Operations(Link(lambda: connect(site), 1))
+
+
 def try_all(site: Site, role: str, kind: str) -> set[str]:
     """Return what a role can do to an entry of a kind; all is as before afterwards."""
     dn, attributes, changed, value = KINDS[kind]
-    with closing(Operations(connect(site))) as admin, closing(Operations(connect(as_role(site, role)))) as ours:
+    with closing(linked(site)) as admin, closing(linked(as_role(site, role))) as ours:
 
         def present() -> bool:
             return bool(admin.search(dn, "objectClass=*", ldap3.BASE))
@@ -237,7 +242,7 @@ def test_each_role_can_do_what_is_its_own(world: Site, role: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_slapacl_agrees(world: Site, role: str) -> None:
     dns = {}
-    with closing(Operations(connect(world))) as admin:
+    with closing(linked(world)) as admin:
         for dn, attributes, _, _ in KINDS.values():
             if attributes and dn not in dns:
                 admin.add(dn, attributes, "entry", dn)
