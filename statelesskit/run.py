@@ -22,6 +22,7 @@ PACKAGE_OF = {
     "ldapsearch": "ldap-utils",
     "mksquashfs": "squashfs-tools",
     "mmdebstrap": "mmdebstrap",
+    "skopeo": "skopeo",
     "slapadd": "slapd",
     "slapd": "slapd",
     "ssh": "openssh-client",

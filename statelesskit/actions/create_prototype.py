@@ -25,7 +25,9 @@ class CreatePrototype(Action):
 
     name: str = parameter("what to call it", positional=True)
     source: str = parameter(
-        "debootstrap:SUITE, dir:PATH (copied), at:PATH (adopted where it is) or tar:PATH", flag="--from"
+        "debootstrap:SUITE, dir:PATH (copied), at:PATH (adopted where it is), tar:PATH, oci:PATH[:TAG] or "
+        "oci:docker://NAME[:TAG]",
+        flag="--from",
     )
     note: str = parameter("what it is for", default="")
 
@@ -57,6 +59,14 @@ class CreatePrototype(Action):
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
         from statelesskit.prototype.create import create
+        from statelesskit.tree import Finding
 
-        made = create(site, self.name, plan.facts["source"], note=self.note, progress=work.progress)
-        return {"prototype": made.name, "tree": str(made.tree), "source": made.source, "in_directory": enter(site)}
+        findings: list[Finding] = []
+        made = create(site, self.name, plan.facts["source"], note=self.note, findings=findings, progress=work.progress)
+        return {
+            "prototype": made.name,
+            "tree": str(made.tree),
+            "source": made.source,
+            "findings": [finding.as_json() for finding in findings],
+            "in_directory": enter(site),
+        }

@@ -36,20 +36,14 @@ class ImportSnapshot(Action):
         return [f"prototype/{check_name(self.prototype, 'prototype')}"]
 
     def plan(self, site: Site) -> Plan:
-        from statelesskit.archive.layout import open_layout
+        from statelesskit.archive.source import parse_source
         from statelesskit.snapshot import list_snapshots
-        from statelesskit.snapshot.importing import parse_source
 
         check_name(self.prototype, "prototype")
         source = parse_source(self.source)
         before = list_snapshots(site, self.prototype)
         last = before[-1].name if before else ""
-        if source.kind == "oci":
-            image = open_layout(source.path).image(source.tag)
-            size, version = image.size_bytes, image.digest
-        else:
-            info = source.path.stat()
-            size, version = info.st_size, f"{info.st_size} {info.st_mtime_ns}"
+        size, version = source.look()
         return Plan(
             verb=self.verb,
             parameters=self.as_parameters(),
@@ -67,7 +61,8 @@ class ImportSnapshot(Action):
         )
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
-        from statelesskit.snapshot.importing import import_snapshot, parse_source
+        from statelesskit.archive.source import parse_source
+        from statelesskit.snapshot.importing import import_snapshot
 
         source = parse_source(self.source)
         note = self.note or f"imported from {source}"

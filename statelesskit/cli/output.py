@@ -54,6 +54,12 @@ def note(text: str) -> None:
     click.echo(printable_lines(text), err=True)
 
 
+def findings(found: Iterable[Mapping[str, str]]) -> None:
+    """Tell the person what could not be taken, or kept, as it was."""
+    for one in found:
+        note(f"finding: {one['path'] or '.'}: {one['finding']}")
+
+
 def printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.splitlines())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -16,13 +17,22 @@ def prototype() -> None:
     """Editable root trees, each the paragon for many machines."""
 
 
+def _show_created(result: Mapping[str, Any]) -> None:
+    from statelesskit.cli import output
+
+    output.facts({name: value for name, value in result.items() if name != "findings"})
+    output.findings(result["findings"])
+
+
 prototype.add_command(
     action_command(
         CreatePrototype,
+        show=_show_created,
         text="""Make a new prototype.
 
         SOURCE is debootstrap:SUITE (Debian packages from where this host's apt points), dir:PATH (copied),
-        at:PATH (adopted where it is) or tar:PATH.""",
+        at:PATH (adopted where it is), tar:PATH, or an OCI image: oci:PATH[:TAG] of a layout on the disk,
+        oci:docker://NAME[:TAG] of one that skopeo fetches from a registry.""",
     )
 )
 

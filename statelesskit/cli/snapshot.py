@@ -29,8 +29,7 @@ def _show_taken(result: Mapping[str, Any]) -> None:
     from statelesskit.cli import output
 
     output.facts({name: value for name, value in result.items() if name not in ("findings", "changed")})
-    for finding in result["findings"]:
-        output.note(f"finding: {finding['path'] or '.'}: {finding['finding']}")
+    output.findings(result["findings"])
     if not result["in_directory"]:
         output.note("the directory is away; it will learn of this snapshot at the next contact")
 
@@ -202,8 +201,7 @@ def inventory(ctx: click.Context, name: str, as_json: bool) -> None:
         ),
         empty="no package database was found in it",
     )
-    for finding in found.findings:
-        output.note(f"finding: {finding.as_json()['path'] or '.'}: {finding.finding}")
+    output.findings(finding.as_json() for finding in found.findings)
 
 
 @snapshot.command()

@@ -21,9 +21,10 @@ import time
 from pathlib import Path
 
 from statelesskit.export.compare import described
-from statelesskit.export.folders import Folders
+from statelesskit.folders import Folders
 from statelesskit.manifest import Entry, Manifest
 from statelesskit.tree import OPEN_FOLDER, Found
+from statelesskit.write_tree import names_of_many
 
 LINE = 16  # bytes of a line's digest
 MARK = struct.Struct(f"<{LINE}sQq")  # of a line, with the inode and the ctime of its file
@@ -38,11 +39,6 @@ def marks(manifest: Manifest, infos: dict[bytes, os.stat_result]) -> bytes:
         for line, entry in zip(manifest.lines, manifest.entries(), strict=True)
         if entry.path in infos and entry.path not in several
     )
-
-
-def names_of_many(manifest: Manifest) -> set[bytes]:
-    """Return the paths of files that have other names in the same tree; those are never shared."""
-    return {entry.link_to for entry in manifest.entries() if entry.type == "link"}
 
 
 class Sharing:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from statelesskit import fs
 from statelesskit.errors import ExistsError, PermissionNeededError, RefusedError
-from statelesskit.export.tree import NEEDS_ROOT, check_space, check_target, check_tree, write_tree
+from statelesskit.export.tree import NEEDS_ROOT, check_space, check_target, check_tree
 from statelesskit.manifest import Entry, Manifest
 from statelesskit.names import printable
 from statelesskit.progress import SILENT, Progress
 from statelesskit.run import run
 from statelesskit.store import Store
 from statelesskit.tree import Finding
+from statelesskit.write_tree import write_tree
 
 KEPT_XATTRS = (b"user.", b"trusted.", b"security.")
 SECOND = 1_000_000_000

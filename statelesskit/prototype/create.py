@@ -17,6 +17,7 @@ from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype import prepare, sources
 from statelesskit.prototype.registry import FILE, Prototype, load
 from statelesskit.prototype.source import require_root_tree
+from statelesskit.tree import Finding
 
 
 def check_source(site: Site, source: str) -> str:
@@ -35,11 +36,22 @@ def check_source(site: Site, source: str) -> str:
     return f"{kind.scheme}:{kind.check(site, argument)}"
 
 
-def create(site: Site, name: str, source: str, *, note: str = "", progress: Progress = SILENT) -> Prototype:
+def create(
+    site: Site,
+    name: str,
+    source: str,
+    *,
+    note: str = "",
+    findings: list[Finding] | None = None,
+    progress: Progress = SILENT,
+) -> Prototype:
     """Make a prototype of ``source``; durable, and all there, when this returns.
 
     On any error or Ctrl-C nothing is left; what a killed process left is removed by the next call for
     that name. The caller holds the prototype's lock.
+
+    Args:
+        findings: is given what of the source could not be kept as it was.
 
     Raises:
         UsageError: name or source cannot be right, or the source holds no root tree.
@@ -54,7 +66,9 @@ def create(site: Site, name: str, source: str, *, note: str = "", progress: Prog
     with fs.new_folder(target) as folder:
         tree = folder / "tree"
         if kind.build:
-            kind.build(argument, tree, progress)
+            found = kind.build(argument, tree, progress)
+            if findings is not None:
+                findings += found
             require_root_tree(tree, printable(source))
         made = Prototype(
             name=name,

@@ -15,6 +15,7 @@ from statelesskit.names import printable
 from statelesskit.progress import Progress
 from statelesskit.prototype import contained
 from statelesskit.run import find_tool, run
+from statelesskit.tree import Finding
 
 DISK_FULL = ("No space left on device", "Disk quota exceeded")
 
@@ -26,7 +27,8 @@ class Source:
     Attributes:
         argument: what follows the colon, for messages and help.
         check: refuses what cannot work, changing nothing; returns the argument as it is recorded.
-        build: fills the tree, which is not there yet; None if the tree stays where it stands.
+        build: fills the tree, which is not there yet, and says what could not be kept; None if the tree stays
+            where it stands.
         prepared: whether its snapshots leave out, from the start, what is one machine's own. A tree that is
             given is taken as it is, unless somebody says otherwise.
     """
@@ -35,7 +37,7 @@ class Source:
     argument: str
     meaning: str
     check: Callable[[Site, str], str]
-    build: Callable[[str, Path, Progress], None] | None
+    build: Callable[[str, Path, Progress], list[Finding]] | None
     prepared: bool = False
 
 

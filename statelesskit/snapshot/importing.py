@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from statelesskit import fs
 from statelesskit.archive.gather import Gathering, kept_in
-from statelesskit.archive.layout import open_layout
-from statelesskit.archive.read import TarReader
-from statelesskit.archive.stream import Stream, decompressed
+from statelesskit.archive.source import ArchiveSource
 from statelesskit.config import Site
-from statelesskit.errors import FormatError, NotFoundError, UsageError
 from statelesskit.lock import user_name
 from statelesskit.manifest import HEADER, Manifest
-from statelesskit.names import check_name, printable, snapshot_name
+from statelesskit.names import check_name, snapshot_name
 from statelesskit.progress import SILENT, Progress
 from statelesskit.snapshot.description import MANIFEST
 from statelesskit.snapshot.publish import CollectedError, Place, publish
@@ -32,67 +28,10 @@ else:
     from backports import zstd
 
 TRIES = 3  # how often an import begins anew when a collection came between
-LAYOUT_NAMES = ("blobs", "oci-layout", "index.json")
-
-
-@dataclass(frozen=True, slots=True)
-class ImportSource:
-    """What is imported.
-
-    Attributes:
-        kind: ``tar`` or ``oci``.
-        tag: which image of a layout; "" for the only one.
-    """
-
-    kind: str
-    path: Path
-    tag: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.path}" + (f":{self.tag}" if self.tag else "")
-
-
-def parse_source(text: str) -> ImportSource:
-    """Read ``tar:PATH``, ``oci:PATH[:TAG]``, or a path alone, whose kind is seen from what is there.
-
-    Raises:
-        UsageError: it is nothing of this.
-        NotFoundError: nothing is at that path.
-    """
-    kind, colon, argument = text.partition(":")
-    if kind not in ("tar", "oci") or not colon:
-        kind, argument = "", text
-    tag = ""
-    if not argument or "\0" in argument:
-        raise UsageError("the source names no path", hint="write it as tar:/srv/desktop.tar.zst or oci:/srv/image:TAG")
-    if kind != "tar" and not os.path.lexists(argument) and ":" in argument:
-        argument, _, tag = argument.rpartition(":")
-    try:
-        path = Path(argument).resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise NotFoundError(f"there is nothing to read at {printable(argument)}: {error}") from error
-    kind = kind or _guess(path)
-    if kind == "tar" and not path.is_file():
-        raise UsageError(f"{printable(path)} is no file, so it is no archive")
-    return ImportSource(kind, path, tag)
-
-
-def _guess(path: Path) -> str:
-    """Say what a path holds: a folder can only be a layout, and its first name tells of a file."""
-    if path.is_dir():
-        return "oci"
-    if not path.is_file():
-        raise UsageError(f"{printable(path)} is neither a file nor a folder")
-    with path.open("rb") as file:
-        for member in TarReader(Stream(decompressed(file))):
-            first = os.fsdecode(member.name).removeprefix("./").partition("/")[0]
-            if first not in ("", "."):
-                return "oci" if first in LAYOUT_NAMES else "tar"
-    raise FormatError(f"{printable(path)} is an archive with nothing in it")
 
 
 def import_snapshot(
-    site: Site, prototype: str, source: ImportSource, *, note: str = "", progress: Progress = SILENT
+    site: Site, prototype: str, source: ArchiveSource, *, note: str = "", progress: Progress = SILENT
 ) -> tuple[Snapshot, Taken]:
     """Read an archive or an image into the store, and make it the newest snapshot of a prototype.
 
@@ -112,7 +51,7 @@ def import_snapshot(
 
 
 def _import_once(
-    site: Site, prototype: str, source: ImportSource, note: str, progress: Progress
+    site: Site, prototype: str, source: ArchiveSource, note: str, progress: Progress
 ) -> tuple[Snapshot, Taken]:
     store = Store(site.store)
     with fs.work_folder(site.snapshots / prototype) as partial:
@@ -138,16 +77,10 @@ def _import_once(
         return publish(site, partial, prototype, store, taken.packs, describe), taken
 
 
-def _read(store: Store, source: ImportSource, progress: Progress) -> tuple[Manifest, Taken]:
+def _read(store: Store, source: ArchiveSource, progress: Progress) -> tuple[Manifest, Taken]:
     with Writer(store, 1) as writer:
         gathering = Gathering(kept_in(writer), progress)
-        if source.kind == "tar":
-            progress.stage("reading the archive", unit="files")
-            with source.path.open("rb") as file:
-                gathering.add(Stream(decompressed(file)))
-        else:
-            layout = open_layout(source.path)
-            layout.gather(layout.image(source.tag), gathering, progress)
+        source.gather(gathering, progress)
         progress.stage("checking the manifest")
         manifest = gathering.manifest()
         progress.stage("writing to disk")

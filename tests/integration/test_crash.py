@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from statelesskit import fs
+from statelesskit.archive.source import parse_source
 from statelesskit.collect import free
 from statelesskit.config import Site, load_site
 from statelesskit.errors import DamagedError, NoSpaceError
@@ -27,7 +28,7 @@ from statelesskit.inventory import inventory
 from statelesskit.snapshot import list_snapshots, load, load_manifest, set_state
 from statelesskit.snapshot.deleted import delete
 from statelesskit.snapshot.description import MANIFEST
-from statelesskit.snapshot.importing import import_snapshot, parse_source
+from statelesskit.snapshot.importing import import_snapshot
 from statelesskit.snapshot.manifest_file import objects_of
 from statelesskit.snapshot.registry import set_note
 from statelesskit.snapshot.repair import repair

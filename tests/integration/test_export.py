@@ -30,10 +30,11 @@ from statelesskit.errors import (
 from statelesskit.export import squashfs, tree
 from statelesskit.export.compare import compare
 from statelesskit.export.squashfs import export_squashfs, losses
-from statelesskit.export.tree import export_tree, write_tree
+from statelesskit.export.tree import export_tree
 from statelesskit.manifest import HEADER, Entry, Manifest
 from statelesskit.store import Store, Writer
 from statelesskit.take import take_tree
+from statelesskit.write_tree import write_tree
 from tests.torture import ACL, DEFAULT_ACL, SECOND, acl, add_prototype, scratch, statelesskit
 from tests.witness import look
 

@@ -23,6 +23,7 @@ from statelesskit.progress import Progress
 from statelesskit.prototype import sources
 from statelesskit.prototype.create import create
 from statelesskit.run import find_tool
+from statelesskit.tree import Finding
 
 pytestmark = pytest.mark.root
 
@@ -244,6 +245,7 @@ def build(argument, tree, progress):
     folder.build(argument, tree, progress)
     print("copied", flush=True)
     run_to_the_end(["tail", "--follow", f"{tree}/etc/os-release"], progress)
+    return []
 
 folder = sources.SOURCES["dir"]
 sources.SOURCES["dir"] = replace(folder, build=build)
@@ -300,10 +302,11 @@ def test_what_the_program_says_is_shown(site: Site, tree: Path, monkeypatch: pyt
         def say(self, line: str) -> None:
             self.lines.append(line)
 
-    def build(argument: str, tree: Path, progress: Progress) -> None:
+    def build(argument: str, tree: Path, progress: Progress) -> list[Finding]:
         from statelesskit.prototype.source import run_to_the_end
 
         run_to_the_end(["cp", "--archive", "--verbose", "/nowhere", tree], progress)
+        return []
 
     monkeypatch.setitem(sources.SOURCES, "dir", replace(sources.SOURCES["dir"], build=build))
     told = Told()

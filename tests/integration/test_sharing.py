@@ -17,9 +17,9 @@ from statelesskit.errors import DamagedError, NoSpaceError, RefusedError
 from statelesskit.export import tree
 from statelesskit.export.registry import registered, seen_of
 from statelesskit.export.snapshot_tree import Exported, export_snapshot
-from statelesskit.export.tree import write_tree
 from statelesskit.snapshot import load
 from statelesskit.snapshot.taking import take
+from statelesskit.write_tree import write_tree
 from tests.torture import add_prototype, scratch, statelesskit
 from tests.witness import look
 

@@ -16,12 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from statelesskit.export.tree import check_tree, write_tree
+from statelesskit.export.tree import check_tree
 from statelesskit.manifest import HEADER, Manifest
 from statelesskit.progress import SILENT
 from statelesskit.store import Store
 from statelesskit.take import take_tree
 from statelesskit.tree import walk
+from statelesskit.write_tree import write_tree
 from tests.witness import look
 
 pytestmark = pytest.mark.root

@@ -20,7 +20,7 @@ LINES_MAX = 600
 # runs inside a prototype, temporary and derived files, and what the directory's own server keeps.
 NOT_DURABLE = (
     "lock.py", "site.py", "text_diff.py", "cli/", "directory/", "engine.py", "export/", "packages/", "prototype/",
-    "runbook/",
+    "runbook/", "write_tree.py",
 )  # fmt: skip
 CHANGES_A_DISK = {
     "fsync", "ftruncate", "hardlink_to", "link", "makedirs", "mkdir", "mknod", "pwrite", "rename",

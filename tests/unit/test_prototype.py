@@ -104,7 +104,7 @@ def test_one_tree_is_adopted_once(site: Site, tree: Path) -> None:
         ("", "no such source"),
         ("desktop", "no such source"),
         ("zip:/x", "no such source"),
-        ("oci:debian", "not there yet"),
+        ("oci:debian", "nothing to read"),
         ("ssh:host", "not there yet"),
         ("at:", "no path"),
         ("at:/nowhere/at/all", "nothing to read"),

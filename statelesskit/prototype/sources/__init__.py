@@ -5,10 +5,12 @@ from __future__ import annotations
 from statelesskit.errors import UsageError
 from statelesskit.names import printable
 from statelesskit.prototype.source import Source
-from statelesskit.prototype.sources import adopted, archive, debian, folder
+from statelesskit.prototype.sources import adopted, archive, debian, folder, image
 
-SOURCES = {source.scheme: source for source in (folder.SOURCE, adopted.SOURCE, archive.SOURCE, debian.SOURCE)}
-NOT_YET = ("oci", "ssh", "dnf", "zypper")
+SOURCES = {
+    source.scheme: source for source in (folder.SOURCE, adopted.SOURCE, archive.SOURCE, image.SOURCE, debian.SOURCE)
+}
+NOT_YET = ("ssh", "dnf", "zypper")
 
 
 def parse(source: str) -> tuple[Source, str]:

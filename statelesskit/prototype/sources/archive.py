@@ -1,14 +1,20 @@
-"""``tar:PATH``: an archive unpacked with GNU tar, which finds the compression by itself."""
+"""``tar:PATH``: an archive unpacked with GNU tar, which finds the compression by itself.
+
+One that `export tar` wrote is read by ourselves, as GNU tar does not get all out of it that we put in.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from statelesskit.archive.source import ArchiveSource, is_ours
 from statelesskit.config import Site
 from statelesskit.errors import UsageError
 from statelesskit.names import printable
 from statelesskit.progress import Progress
 from statelesskit.prototype.source import Source, existing_path, run_to_the_end
+from statelesskit.prototype.unpacking import unpack
+from statelesskit.tree import Finding
 
 
 def check(site: Site, argument: str) -> str:
@@ -18,7 +24,9 @@ def check(site: Site, argument: str) -> str:
     return str(path)
 
 
-def build(argument: str, tree: Path, progress: Progress) -> None:
+def build(argument: str, tree: Path, progress: Progress) -> list[Finding]:
+    if is_ours(Path(argument)):
+        return unpack(ArchiveSource("tar", Path(argument)), tree, progress)
     progress.stage("unpacking the archive")
     tree.mkdir()
     tree.chmod(0o755)  # whatever our umask; an archive that holds "./" says otherwise
@@ -42,6 +50,7 @@ def build(argument: str, tree: Path, progress: Progress) -> None:
         ],
         progress,
     )
+    return []
 
 
 SOURCE = Source(scheme="tar", argument="PATH", meaning="unpacked", check=check, build=build)

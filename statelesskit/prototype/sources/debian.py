@@ -14,6 +14,7 @@ from statelesskit.names import printable
 from statelesskit.progress import Progress
 from statelesskit.prototype.source import Source, run_to_the_end
 from statelesskit.run import find_tool, run
+from statelesskit.tree import Finding
 
 VENDORS = ("Debian", "Ubuntu")
 POCKETS = ("", "updates", "security")  # not backports, not proposed
@@ -127,7 +128,7 @@ def _targets_of(suite: str) -> list[Target]:
     )
 
 
-def build(argument: str, tree: Path, progress: Progress) -> None:
+def build(argument: str, tree: Path, progress: Progress) -> list[Finding]:
     targets = _targets_of(argument)
     sources = sources_for(targets)
     progress.stage(f"installing {argument}")
@@ -154,6 +155,7 @@ def build(argument: str, tree: Path, progress: Progress) -> None:
             progress,
         )
     _unbind_from_host(tree, sources)
+    return []
 
 
 def _unbind_from_host(tree: Path, sources: str) -> None:

@@ -11,6 +11,7 @@ from statelesskit.names import printable
 from statelesskit.progress import Progress
 from statelesskit.prototype.source import Source, existing_path, outside_site, require_root_tree, run_to_the_end
 from statelesskit.run import run
+from statelesskit.tree import Finding
 
 
 def check(site: Site, argument: str) -> str:
@@ -26,7 +27,7 @@ def check(site: Site, argument: str) -> str:
     return str(tree)
 
 
-def build(argument: str, tree: Path, progress: Progress) -> None:
+def build(argument: str, tree: Path, progress: Progress) -> list[Finding]:
     progress.stage("measuring the source")
     needed = int(run(["du", "--summarize", "--block-size=1", "--", argument]).stdout.split()[0])
     free = fs.free_bytes(tree)
@@ -40,6 +41,7 @@ def build(argument: str, tree: Path, progress: Progress) -> None:
     # Without naming xattr, cp says nothing when it cannot keep one.
     copy = ["cp", "--archive", "--preserve=xattr", "--one-file-system", "--reflink=auto", "--sparse=auto"]
     run_to_the_end([*copy, "--no-target-directory", "--", argument, tree], progress)
+    return []
 
 
 def _mounts_below(tree: Path) -> list[Path]:
