@@ -108,7 +108,7 @@ class TwoSites:
         found = {}
         for site in (self.here, self.there):
             snapshots = list_snapshots(site)
-            assert list(verify_all(site, snapshots, every_pack=True)) == []
+            assert list(verify_all(site, snapshots, everything=True)) == []
             assert len({(one.prototype, one.sequence) for one in snapshots}) == len(snapshots)
             found |= {(site.name, one.name): one for one in snapshots}
         return found

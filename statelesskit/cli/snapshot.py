@@ -293,7 +293,7 @@ def verify(ctx: click.Context, name: str | None, repair_from: str, as_json: bool
 
     with output.progress() as progress:
         snapshots = [load(site, name)] if name else list_snapshots(site)
-        for one, finding in verify_all(site, snapshots, progress, every_pack=not name):
+        for one, finding in verify_all(site, snapshots, progress, everything=not name):
             tell(one, finding)
         for snapshot in snapshots:
             if fault := mend_inventory(site, snapshot):

@@ -23,7 +23,7 @@ CHECKSUM, MANIFEST_FILE = "checksum", "manifest_file"
 def write(folder: Path, about: dict[str, Any]) -> None:
     """Say this about the snapshot in that folder, durably; its manifest is there already."""
     about = about | {MANIFEST_FILE: _manifest_file(folder)}
-    fs.write_json(folder / ABOUT, about | {CHECKSUM: _checksum(about)})
+    fs.write_json(folder / ABOUT, about | {CHECKSUM: checksum(about)})
 
 
 def change(folder: Path, **fields: Any) -> None:
@@ -33,8 +33,8 @@ def change(folder: Path, **fields: Any) -> None:
     """
     before = json.loads((folder / ABOUT).read_bytes())
     after = before | fields
-    if before.get(CHECKSUM) in (None, _checksum(before)):
-        after[CHECKSUM] = _checksum(after)
+    if before.get(CHECKSUM) in (None, checksum(before)):
+        after[CHECKSUM] = checksum(after)
     fs.write_json(folder / ABOUT, after)
 
 
@@ -46,7 +46,7 @@ def heal_manifest_file(folder: Path) -> None:
 
 def altered(about: dict[str, Any]) -> bool:
     """Say whether the fields are not those that were written; without a checksum nobody knows."""
-    return CHECKSUM in about and about[CHECKSUM] != _checksum(about)
+    return CHECKSUM in about and about[CHECKSUM] != checksum(about)
 
 
 def faults(folder: Path) -> list[str]:
@@ -66,7 +66,8 @@ def faults(folder: Path) -> list[str]:
     return found
 
 
-def _checksum(about: dict[str, Any]) -> str:
+def checksum(about: dict[str, Any]) -> str:
+    """Return the checksum over all fields but that one."""
     others = {name: value for name, value in about.items() if name != CHECKSUM}
     return _sha256(fs.canonical_json(others))
 

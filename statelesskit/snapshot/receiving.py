@@ -45,7 +45,8 @@ def is_here(site: Site, name: str, digest: str) -> bool:
     known = [load(site, name).digest] if there else [gone.digest for gone in deletions(site) if gone.name == name]
     if other := [one for one in known if one != digest]:
         raise RefusedError(
-            f"there is, or was, another {name} at {site.root}: its digest is {other[0]}, not {digest}",
+            f"there is, or was, another {name} at {site.root}: its digest is {other[0] or 'not known any more'}, "
+            f"not {digest}",
             hint="the two sites took snapshots of one name in the same second; take a new one and copy that",
         )
     return there

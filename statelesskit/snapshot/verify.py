@@ -15,7 +15,7 @@ from statelesskit.errors import DamagedError
 from statelesskit.manifest import decode
 from statelesskit.pack import Pack
 from statelesskit.progress import SILENT, Progress
-from statelesskit.snapshot import description
+from statelesskit.snapshot import deleted, description
 from statelesskit.snapshot.description import ABOUT
 from statelesskit.snapshot.manifest_file import load_manifest, objects_of
 from statelesskit.snapshot.registry import Snapshot
@@ -42,7 +42,7 @@ def verify_all(
     snapshots: Iterable[Snapshot],
     progress: Progress = SILENT,
     *,
-    every_pack: bool = False,
+    everything: bool = False,
     faulty: dict[Path, set[bytes]] | None = None,
 ) -> Iterator[tuple[str, Finding]]:
     """Verify some snapshots in one pass; yield each finding with the name of its snapshot.
@@ -51,7 +51,7 @@ def verify_all(
     marks are set when this is exhausted, and the store knows which objects are damaged.
 
     Args:
-        every_pack: read those too that none of these snapshots needs.
+        everything: read also what none of these snapshots needs: all packs, and the list of what was deleted.
         faulty: is given the packs that something is wrong with, and for each the objects damaged in it.
     """
     snapshots = list(snapshots)
@@ -59,10 +59,12 @@ def verify_all(
     if fault := store.mend_index():
         yield "", Finding(b"", fault)
     yield from (("", Finding(b"", error.message)) for error in store.damaged.values())
-    packs = _packs(site, store, [] if every_pack else snapshots)
+    packs = _packs(site, store, [] if everything else snapshots)
     reading = _Reading(packs, progress)
     reading.run()
     yield from (("", Finding(b"", error.message)) for error, _ in reading.faulty.values())
+    if everything:
+        yield from (("", Finding(b"", fault)) for fault in deleted.faults(site))
     if faulty is not None:
         faulty |= {path: damaged for path, (_, damaged) in reading.faulty.items()}
     damaged = reading.without_whole_copy(store)

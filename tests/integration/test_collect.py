@@ -53,7 +53,7 @@ def history(site: Site, top: Path, count: int) -> list[Snapshot]:
 
 
 def clean(site: Site) -> bool:
-    return list(verify_all(site, list_snapshots(site), every_pack=True)) == []
+    return list(verify_all(site, list_snapshots(site), everything=True)) == []
 
 
 def garbage_bytes(site: Site) -> int:

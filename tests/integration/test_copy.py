@@ -88,7 +88,7 @@ def copied(site: Site, name: str, to: Site | str, expected: int = 0) -> dict[str
 
 
 def clean(site: Site) -> bool:
-    return not list(verify_all(site, list_snapshots(site), every_pack=True))
+    return not list(verify_all(site, list_snapshots(site), everything=True))
 
 
 def leftovers(site: Site) -> list[Path]:

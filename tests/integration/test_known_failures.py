@@ -112,7 +112,7 @@ def test_takes_of_many_at_once_lose_no_entry(site: Site) -> None:
     assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(names)
     listed = list_snapshots(site)
     assert [(one.prototype, one.sequence) for one in listed] == [(name, n) for name in sorted(names) for n in (1, 2, 3)]
-    assert list(verify_all(site, listed, every_pack=True)) == []
+    assert list(verify_all(site, listed, everything=True)) == []
 
 
 def _another(site: Site, like: str, name: str) -> Path:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from statelesskit import take as take_module
 from statelesskit.config import Site
+from statelesskit.errors import RefusedError
 from statelesskit.repack import remove_packs
 from statelesskit.snapshot import list_snapshots, load, taking
-from statelesskit.snapshot.deleted import DELETED, Deletion, deletions, note_deletion
+from statelesskit.snapshot.deleted import DELETED, Deletion, deletions, faults, note_deletion
 from statelesskit.snapshot.publish import CollectedError
+from statelesskit.snapshot.receiving import is_here
 from statelesskit.snapshot.taking import take
-from statelesskit.snapshot.verify import verify
+from statelesskit.snapshot.verify import verify, verify_all
 from statelesskit.store import Store, Writer
 from tests.torture import add_prototype
 
@@ -78,11 +81,51 @@ def test_a_place_in_the_order_is_never_given_twice(site: Site, desktop: Path) ->
     ]
 
 
-def test_a_torn_line_of_the_deleted_hides_no_other(site: Site, desktop: Path) -> None:
+@pytest.fixture
+def listed(site: Site, desktop: Path) -> list[Deletion]:
+    """Three snapshots that were deleted, the middle one of another prototype; and the list is as it should be."""
     found, _ = take(site, "desktop")
-    for number in range(2):
-        note_deletion(site, found, deleted_at=f"{number}", deleted_by="root", record="")
-        with (site.snapshots / DELETED).open("ab") as file:
-            file.write(b'{"name":"desk')
-    assert [one.deleted_at for one in deletions(site)] == ["0", "1"]
-    assert load(site, found.name) == found
+    for number, name in enumerate(("desktop-20260101T000000Z", "kiosk-20260101T000000Z", "desktop-20260102T000000Z")):
+        gone = replace(found, name=name, prototype=name.partition("-")[0], sequence=7 + number)
+        note_deletion(site, gone, deleted_at=f"{number}", deleted_by="root", record="r")
+    assert wrong(site) == []
+    return deletions(site)
+
+
+def wrong(site: Site) -> list[str]:
+    return [finding.finding for _, finding in verify_all(site, list_snapshots(site), everything=True)]
+
+
+def test_a_damaged_line_is_found_and_what_is_legible_of_it_counts(site: Site, listed: list[Deletion]) -> None:
+    path = site.snapshots / DELETED
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"?" + lines[1][1:] + lines[2])
+    assert deletions(site) == [listed[0], replace(listed[1], deleted_at="", deleted_by="", record=""), listed[2]]
+    assert ["line 2 cannot be read" in finding for finding in wrong(site)] == [True]
+    assert ["cannot be read" in finding for finding in map(str, verify_all(site, list_snapshots(site)))] == []
+    note_deletion(site, load(site, list_snapshots(site)[0].name), deleted_at="3", deleted_by="x", record="")
+    assert path.read_bytes().splitlines(keepends=True)[:3] == [lines[0], b"?" + lines[1][1:], lines[2]]
+
+
+def test_every_byte_of_the_list_of_the_deleted_is_watched(site: Site, listed: list[Deletion]) -> None:
+    """Whichever is altered, it is found; no other line is lost by it, and no place in the order is given again."""
+    path = site.snapshots / DELETED
+    whole = path.read_bytes()
+    middle = range(whole.index(b"\n") - 1, whole.rindex(b"\n", 0, -1) + 3)
+    for place in middle:
+        for bits in (0x01, 0x20, 0xFF):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bits]) + whole[place + 1 :])
+            found = deletions(site)
+            assert faults(site), place
+            assert {listed[0].name, listed[2].name} <= {one.name for one in found}, place
+            assert max(one.sequence for one in found if one.prototype == "desktop") >= 9, place
+    path.write_bytes(whole[:-1])
+    assert faults(site) == []
+    assert deletions(site) == listed
+
+
+def test_a_name_whose_deletion_is_half_legible_is_not_taken_for_another(site: Site, listed: list[Deletion]) -> None:
+    path = site.snapshots / DELETED
+    path.write_bytes(path.read_bytes().replace(b'"digest":"sha256:', b'"digest":"sha257:').replace(b"{", b"["))
+    with pytest.raises(RefusedError, match="its digest is not known any more"):
+        is_here(site, listed[0].name, listed[0].digest)

@@ -77,7 +77,7 @@ def harm(site: Site, how: str) -> None:
 
 
 def clean(site: Site) -> bool:
-    return not list(verify_all(site, list_snapshots(site), every_pack=True))
+    return not list(verify_all(site, list_snapshots(site), everything=True))
 
 
 @pytest.mark.parametrize("how", ["data", "tables", "missing"])
