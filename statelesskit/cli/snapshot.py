@@ -274,7 +274,8 @@ def verify(ctx: click.Context, name: str | None, repair_from: str, as_json: bool
         return 0
     from statelesskit.cli import output
     from statelesskit.inventory import mend_inventory
-    from statelesskit.snapshot import list_snapshots, load
+    from statelesskit.snapshot import load
+    from statelesskit.snapshot.registry import look_at_snapshots
     from statelesskit.snapshot.verify import verify_all
     from statelesskit.tree import Finding
 
@@ -292,7 +293,9 @@ def verify(ctx: click.Context, name: str | None, repair_from: str, as_json: bool
             click.echo(f"{output.printable_lines(about)}: {output.printable_lines(row['finding'])}")
 
     with output.progress() as progress:
-        snapshots = [load(site, name)] if name else list_snapshots(site)
+        snapshots, damaged = ([load(site, name)], {}) if name else look_at_snapshots(site)
+        for broken, error in damaged.items():
+            tell(broken, Finding(b"", error.message))
         for one, finding in verify_all(site, snapshots, progress, everything=not name):
             tell(one, finding)
         for snapshot in snapshots:
@@ -318,9 +321,14 @@ def _repair(site: Site, name: str, place: str, *, as_json: bool) -> None:
         output.note(outcome.plan.summary)
         output.facts(
             {
+                "descriptions restored": " ".join(result["descriptions_restored"]) or None,
                 "manifests restored": " ".join(result["manifests_restored"]) or None,
                 "objects fetched": result["objects_fetched"],
                 "packs set aside": len(result["packs_set_aside"]),
                 "record": outcome.record,
             }
         )
+        for restored, about in result["descriptions_restored"].items():
+            if about["not_proven"]:
+                fields = ", ".join(about["not_proven"])
+                output.note(f"{restored}: nothing proves that these are as they were: {fields}; look at them")

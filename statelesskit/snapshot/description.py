@@ -22,7 +22,11 @@ CHECKSUM, MANIFEST_FILE = "checksum", "manifest_file"
 
 def write(folder: Path, about: dict[str, Any]) -> None:
     """Say this about the snapshot in that folder, durably; its manifest is there already."""
-    about = about | {MANIFEST_FILE: _manifest_file(folder)}
+    put(folder, about | {MANIFEST_FILE: manifest_file(folder)})
+
+
+def put(folder: Path, about: dict[str, Any]) -> None:
+    """Say just this, with its checksum, durably."""
     fs.write_json(folder / ABOUT, about | {CHECKSUM: checksum(about)})
 
 
@@ -40,7 +44,7 @@ def change(folder: Path, **fields: Any) -> None:
 
 def heal_manifest_file(folder: Path) -> None:
     """Take the manifest as it lies there, which the caller has read and found whole, for the one that was written."""
-    if json.loads((folder / ABOUT).read_bytes()).get(MANIFEST_FILE) != (found := _manifest_file(folder)):
+    if json.loads((folder / ABOUT).read_bytes()).get(MANIFEST_FILE) != (found := manifest_file(folder)):
         change(folder, **{MANIFEST_FILE: found})
 
 
@@ -59,7 +63,7 @@ def faults(folder: Path) -> list[str]:
             found.append(f"{path} has no {CHECKSUM}, so a change of it would not be seen")
         elif altered(about):
             found.append(f"{path} was altered: its fields do not have the {CHECKSUM} it names")
-        if about.get(MANIFEST_FILE, "") not in ("", _manifest_file(folder)):
+        if about.get(MANIFEST_FILE, "") not in ("", manifest_file(folder)):
             found.append(f"{folder / MANIFEST} is not the file that was written")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         found = [f"{path} or the manifest beside it cannot be read: {type(error).__name__} {printable(error)}"]
@@ -72,7 +76,8 @@ def checksum(about: dict[str, Any]) -> str:
     return _sha256(fs.canonical_json(others))
 
 
-def _manifest_file(folder: Path) -> str:
+def manifest_file(folder: Path) -> str:
+    """Return the digest of the manifest as it lies there."""
     return _sha256((folder / MANIFEST).read_bytes())
 
 

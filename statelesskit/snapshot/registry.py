@@ -20,6 +20,7 @@ from statelesskit.snapshot import description
 from statelesskit.snapshot.description import ABOUT
 
 FORMAT = 1
+HINT = "`statelesskit snapshot verify --repair-from SITE` brings it back from a site that has the same snapshot"
 # A state may only move forward: what was released is never quietly "staged" again.
 STATES = ("staged", "tested", "released", "deprecated", "revoked")
 
@@ -62,16 +63,22 @@ def list_snapshots(site: Site, prototype: str | None = None) -> list[Snapshot]:
     Raises:
         DamagedError: what is said about one of them cannot be read; the message names all those.
     """
-    found, damaged = [], []
+    found, damaged = look_at_snapshots(site, prototype)
+    if damaged:
+        raise DamagedError("\n".join(error.message for error in damaged.values()), hint=HINT)
+    return found
+
+
+def look_at_snapshots(site: Site, prototype: str | None = None) -> tuple[list[Snapshot], dict[str, DamagedError]]:
+    """Return those snapshots of which can be read what is said, in their order, and what is wrong with the others."""
+    found, damaged = [], {}
     for path in sorted(site.snapshots.iterdir()):
         if (owner := _owner(path.name)) and prototype in (None, owner):
             try:
                 found.append(_load(path))
             except DamagedError as error:
-                damaged.append(error)
-    if damaged:
-        raise DamagedError("\n".join(error.message for error in damaged), hint=damaged[0].hint)
-    return sorted(found, key=lambda snapshot: (snapshot.prototype, snapshot.sequence))
+                damaged[path.name] = error
+    return sorted(found, key=lambda snapshot: (snapshot.prototype, snapshot.sequence)), damaged
 
 
 def _owner(name: str) -> str:
@@ -112,7 +119,7 @@ def _load(path: Path) -> Snapshot:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(
             f"{path / ABOUT} cannot be read: {type(error).__name__} {printable(error)}",
-            hint="restore it from a backup of the site",
+            hint=HINT,
         ) from error
 
 

@@ -28,7 +28,7 @@ from statelesskit.progress import SILENT, Progress
 from statelesskit.run import conversing
 from statelesskit.snapshot.description import ABOUT, MANIFEST, altered
 from statelesskit.snapshot.manifest_file import check_manifest
-from statelesskit.snapshot.registry import Snapshot
+from statelesskit.snapshot.registry import HINT, Snapshot
 from statelesskit.snapshot.wire import DIGEST, VERSION, Wire
 from statelesskit.store import Store
 
@@ -107,7 +107,7 @@ def _talk(site: Site, snapshot: Snapshot, wire: Wire, greeting: dict[str, Any], 
     folder = site.snapshots / snapshot.name
     manifest, about = (folder / MANIFEST).read_bytes(), json.loads((folder / ABOUT).read_bytes())
     if altered(about):
-        raise DamagedError(f"{folder / ABOUT} was altered", hint="restore it from a backup of the site")
+        raise DamagedError(f"{folder / ABOUT} was altered", hint=HINT)
     wire.say(about=about, manifest_bytes=len(manifest))
     wire.send(manifest)
     wire.flush()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from statelesskit.config import Site, load_site
 from statelesskit.errors import DamagedError, NotFoundError
 from statelesskit.manifest import HEADER
 from statelesskit.progress import Progress
+from statelesskit.snapshot.description import ABOUT, CHECKSUM, altered
 from statelesskit.snapshot.manifest_file import manifest_text
-from statelesskit.snapshot.registry import list_snapshots
+from statelesskit.snapshot.registry import look_at_snapshots, snapshot_of
 from statelesskit.store import PIECE, Store
 from statelesskit.take import take_tree
 from statelesskit.tree import OPEN_FILE, OPEN_FOLDER
@@ -30,6 +32,9 @@ class Source(Protocol):
 
     def manifest(self, digest: str, store: Store, progress: Progress) -> bytes | None:
         """Return what should be the text of the manifest with this digest, if it can be had."""
+
+    def about(self, name: str) -> dict[str, Any] | None:
+        """Return what is said there about a snapshot of that name, if that can be believed."""
 
     def expect(self, places: Mapping[bytes, bytes]) -> None:
         """Learn under which path each object that will be asked for can be found in a tree."""
@@ -65,6 +70,9 @@ class _OfStore:
     def manifest(self, digest: str, store: Store, progress: Progress) -> bytes | None:
         return None
 
+    def about(self, name: str) -> dict[str, Any] | None:
+        return None
+
     def expect(self, places: Mapping[bytes, bytes]) -> None:
         pass
 
@@ -77,10 +85,17 @@ class _OfSite(_OfStore):
         self._site = site
 
     def manifest(self, digest: str, store: Store, progress: Progress) -> bytes | None:
-        for other in list_snapshots(self._site):
+        for other in look_at_snapshots(self._site)[0]:
             with suppress(DamagedError):
                 if other.digest == digest:
                     return manifest_text(self._site, other)
+        return None
+
+    def about(self, name: str) -> dict[str, Any] | None:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            found: dict[str, Any] = json.loads((self._site.snapshots / name / ABOUT).read_bytes())
+            if snapshot_of(found).name == name and CHECKSUM in found and not altered(found):
+                return found
         return None
 
 
@@ -91,6 +106,9 @@ class _OfTree:
         self._top = top
         self._places: Mapping[bytes, bytes] = {}
         self._text = b""
+
+    def about(self, name: str) -> dict[str, Any] | None:
+        return None
 
     def expect(self, places: Mapping[bytes, bytes]) -> None:
         self._places = places

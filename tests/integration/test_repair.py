@@ -8,15 +8,23 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from statelesskit import fs
+from statelesskit.action import Work
+from statelesskit.actions.repair_snapshots import RepairSnapshots
 from statelesskit.config import Site
 from statelesskit.export.tree import export_tree
 from statelesskit.pack import Pack
-from statelesskit.snapshot import Snapshot, list_snapshots, load_manifest
+from statelesskit.progress import SILENT
+from statelesskit.snapshot import Snapshot, list_snapshots, load, load_manifest, set_state
+from statelesskit.snapshot.deleted import note_deletion
+from statelesskit.snapshot.description import ABOUT, MANIFEST, change
 from statelesskit.snapshot.manifest_file import MANIFEST
+from statelesskit.snapshot.redescribe import damaged, redescribe
+from statelesskit.snapshot.registry import set_note
 from statelesskit.snapshot.repair import repair
 from statelesskit.snapshot.source import open_source
 from statelesskit.snapshot.taking import take
@@ -237,3 +245,125 @@ def test_a_damage_that_hurts_nothing_costs_nothing(site: Site) -> None:
     assert clean(site)
     check_whole(site, taken)
     assert path.read_bytes() == whole
+
+
+# --- what is said about a snapshot ------------------------------------------------------------
+
+
+def repaired(site: Site, place: Path) -> dict[str, Any]:
+    """Repair as the command does; return the result, which may tell of findings that are left."""
+    action = RepairSnapshots.check({"place": str(place)})
+    return action.apply(site, action.plan(site), Work("t", "r", SILENT))
+
+
+def findings(site: Site) -> str:
+    done = subprocess.run(statelesskit(site, "snapshot", "verify"), capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout if done.returncode else ""
+
+
+@pytest.fixture
+def second(site: Site, snapshot: Snapshot, places: dict[str, Path]) -> Snapshot:
+    """Released here with a note of its own, the fifth in the order; the other site has it otherwise."""
+    for number in range(3):
+        gone = take(site, "desktop")[0]
+        note_deletion(site, gone, deleted_at="", deleted_by="", record=str(number))
+        shutil.rmtree(site.snapshots / gone.name)
+    found, _ = take(site, "desktop", note="as there")
+    shutil.rmtree(places["site"])
+    shutil.copytree(site.root, places["site"])
+    there = places["site"] / "snapshots" / found.name
+    change(there, sequence=9, parent="", state="tested")
+    set_state(site, found.name, "released")
+    return set_note(site, found.name, "as here")[1]
+
+
+def test_any_byte_of_a_description_that_goes_bad_comes_back(
+    site: Site, snapshot: Snapshot, second: Snapshot, places: dict[str, Path]
+) -> None:
+    """What each site has for itself is proven by the checksum, as long as that and the note are legible."""
+    source = open_source(places["site"])
+    path = site.snapshots / second.name / ABOUT
+    whole = path.read_bytes()
+    unproven = {}
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x04]) + whole[place + 1 :])
+        if not damaged(site):
+            assert json.loads(path.read_bytes()) == json.loads(whole)
+            continue
+        if redescribe(site, second.name, source):
+            unproven[place] = load(site, second.name)
+        else:
+            assert path.read_bytes() == whole, place
+    lines = {whole[:place].count(b"\n") for place in unproven}
+    assert {whole.splitlines()[number].split(b'"')[1] for number in lines} == {b"checksum", b"note"}
+    for found in unproven.values():
+        assert (found.state, found.sequence, found.digest) == ("staged", second.sequence, second.digest)
+
+
+def test_a_description_comes_back_where_the_manifest_is_gone_too(
+    site: Site, snapshot: Snapshot, second: Snapshot, places: dict[str, Path]
+) -> None:
+    path = site.snapshots / second.name / ABOUT
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    (path.parent / MANIFEST).unlink()
+    assert "cannot be read" in findings(site)
+    result = repaired(site, places["site"])
+    assert result["descriptions_restored"] == {second.name: {"not_proven": []}}
+    assert (result["manifests_restored"], result["findings"]) == ([second.name], [])
+    assert load(site, second.name) == second
+    assert findings(site) == ""
+
+
+@pytest.mark.parametrize("how", ["gone", "emptied"])
+def test_of_a_description_that_is_gone_nothing_is_proven_and_it_is_staged(
+    site: Site, snapshot: Snapshot, second: Snapshot, places: dict[str, Path], how: str
+) -> None:
+    path = site.snapshots / second.name / ABOUT
+    path.unlink()
+    if how == "emptied":
+        path.touch()
+    argv = statelesskit(site, "snapshot", "verify", "--repair-from", places["site"])
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "nothing proves that these are as they were: sequence, parent, state, note" in done.stderr
+    found = load(site, second.name)
+    assert (found.state, found.note, found.sequence, found.digest) == ("staged", "as there", 9, second.digest)
+    assert take(site, "desktop")[0].sequence == 10
+    assert findings(site) == ""
+
+
+def test_what_was_revoked_anywhere_does_not_come_back_as_good(
+    site: Site, snapshot: Snapshot, second: Snapshot, places: dict[str, Path]
+) -> None:
+    change(places["site"] / "snapshots" / second.name, state="revoked")
+    (site.snapshots / second.name / ABOUT).unlink()
+    repaired(site, places["site"])
+    assert load(site, second.name).state == "revoked"
+
+
+@pytest.mark.parametrize("kind", ["another", "altered there", "damaged there", "not there", "store", "tree"])
+def test_another_snapshot_of_that_name_gives_nothing(
+    site: Site, snapshot: Snapshot, second: Snapshot, places: dict[str, Path], kind: str
+) -> None:
+    """And what is lost is said, while all other snapshots are verified and repaired."""
+    there = places["site"] / "snapshots" / second.name
+    if kind == "another":
+        change(there, digest="sha256:" + "0" * 64)
+    elif kind == "altered there":
+        (there / ABOUT).write_text((there / ABOUT).read_text().replace("tested", "staged"))
+    elif kind == "damaged there":
+        (there / ABOUT).write_text("{")
+    elif kind == "not there":
+        shutil.rmtree(there)
+    path = site.snapshots / second.name / ABOUT
+    path.write_bytes(path.read_bytes()[:-20])
+    before = path.read_bytes()
+    (site.snapshots / snapshot.name / MANIFEST).unlink()
+    result = repaired(site, places.get(kind, places["site"]))
+    assert result["descriptions_restored"] == {}
+    assert second.name in {finding["snapshot"] for finding in result["findings"]}
+    assert path.read_bytes() == before
+    if kind != "store":
+        assert result["manifests_restored"] == [snapshot.name]
+    assert f"{second.name}: {path} cannot be read" in findings(site)
