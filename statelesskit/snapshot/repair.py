@@ -59,8 +59,13 @@ def repair(site: Site, snapshots: list[Snapshot], source: Source, progress: Prog
     """Verify snapshots, fetch what they lack, and verify them again.
 
     Raises:
-        NoSpaceError: the store's disk is full.
+        NoSpaceError: the disk is full.
     """
+    with fs.disk_full_named(site.store):
+        return _repair(site, snapshots, source, progress)
+
+
+def _repair(site: Site, snapshots: list[Snapshot], source: Source, progress: Progress) -> Repaired:
     done, store = Repaired(), Store(site.store)
     for snapshot in snapshots:
         if _restore_manifest(site, snapshot, source, store, progress):
@@ -122,19 +127,18 @@ def _fetch(store: Store, source: Source, lacking: dict[bytes, bytes], progress: 
     source.expect(lacking)
     progress.stage("fetching objects", total=len(lacking), unit="objects")
     fetched = set()
-    with fs.disk_full_named(store.packs):
-        fs.remove_leftovers(store.packs / UNFINISHED)
-        writer = PackWriter(store.packs, level=LEVEL)
-        try:
-            for digest in lacking:
-                if _add(writer, digest, source.read(digest)):
-                    fetched.add(digest)
-                progress.advance()
-            writer.seal()
-            if writer.publish():
-                fs.fsync_folder(store.packs)
-        finally:
-            writer.abandon()
+    fs.remove_leftovers(store.packs / UNFINISHED)
+    writer = PackWriter(store.packs, level=LEVEL)
+    try:
+        for digest in lacking:
+            if _add(writer, digest, source.read(digest)):
+                fetched.add(digest)
+            progress.advance()
+        writer.seal()
+        if writer.publish():
+            fs.fsync_folder(store.packs)
+    finally:
+        writer.abandon()
     store.forget()
     return fetched
 

@@ -27,9 +27,10 @@ from statelesskit.export.tar import export_tar
 from statelesskit.inventory import inventory
 from statelesskit.snapshot import list_snapshots, load, load_manifest, set_state
 from statelesskit.snapshot.deleted import delete
-from statelesskit.snapshot.description import MANIFEST
+from statelesskit.snapshot.description import ABOUT, MANIFEST
 from statelesskit.snapshot.importing import import_snapshot
 from statelesskit.snapshot.manifest_file import objects_of
+from statelesskit.snapshot.redescribe import damaged, redescribe
 from statelesskit.snapshot.registry import set_note
 from statelesskit.snapshot.repair import repair
 from statelesskit.snapshot.source import open_source
@@ -325,3 +326,48 @@ def test_no_crash_makes_anything_worse(
         assert readable(sites.here, needed) == needed
 
     check_all(sites, recording, check, monkeypatch)
+
+
+@pytest.mark.parametrize(("code", "once"), [(errno.ENOSPC, True), (errno.EDQUOT, False)], ids=["once", "from then on"])
+def test_a_disk_that_is_full_at_any_step_of_a_repair_makes_nothing_worse(
+    sites: TwoSites, code: int, once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = damage(sites)
+    truth = list_snapshots(sites.here)
+    needed = set().union(*(objects_of(load_site(elsewhere), found) for found in truth))
+    about = sites.here.snapshots / truth[0].name / ABOUT
+    about.write_bytes(b"?" + about.read_bytes()[1:])
+    before = readable(sites.here, needed)
+    state = Recording(sites.disk)
+    start = next(iter(state.states()))[2]
+    source = open_source(elsewhere)
+
+    def operation() -> None:
+        for name in damaged(sites.here):
+            assert redescribe(sites.here, name, source) == []
+        assert repair(sites.here, list_snapshots(sites.here), source).left == []
+
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    reached = fails = 0
+    while reached >= fails:
+        fails += 1
+        state.lay(start)
+        with monkeypatch.context() as patched:
+            disk = _Full(patched, fails, code, once=once)
+            try:
+                said = ""
+                operation()
+            except NoSpaceError as error:
+                said = error.message
+        reached = disk.count
+        try:
+            assert not said or str(sites.disk) in said
+            assert sites.leftovers() == []
+            assert readable(sites.here, needed) >= before
+            operation()
+            assert [*sites.check_clean().values()] == truth
+            assert readable(sites.here, needed) == needed
+        except BaseException as error:
+            error.add_note(f"when step {fails} found no room")
+            raise
+    assert fails > 10
