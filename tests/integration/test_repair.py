@@ -22,7 +22,6 @@ from statelesskit.progress import SILENT
 from statelesskit.snapshot import Snapshot, list_snapshots, load, load_manifest, set_state
 from statelesskit.snapshot.deleted import note_deletion
 from statelesskit.snapshot.description import ABOUT, MANIFEST, change
-from statelesskit.snapshot.manifest_file import MANIFEST
 from statelesskit.snapshot.redescribe import damaged, redescribe
 from statelesskit.snapshot.registry import set_note
 from statelesskit.snapshot.repair import repair
