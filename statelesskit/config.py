@@ -197,6 +197,16 @@ def load_site(root: Path) -> Site:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
+    return parse_site(root, text)
+
+
+def parse_site(root: Path, text: str) -> Site:
+    """Return the site a configuration describes.
+
+    Raises:
+        ConfigError: the text is no TOML, lacks a key or holds one of the wrong kind.
+    """
+    path = root / "site.toml"
     try:
         return _parse(root, tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:

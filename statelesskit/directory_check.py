@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from statelesskit.config import Site
 from statelesskit.directory import Directory
 from statelesskit.directory.consistency import Finding, Fleet, find_faults, finding, read_fleet
+from statelesskit.directory.server import server_findings
 from statelesskit.prototype import list_prototypes
 from statelesskit.retention import decide, needed_by_fleet
 from statelesskit.snapshot import Snapshot, list_snapshots
@@ -15,7 +16,7 @@ from statelesskit.snapshot.deleted import deletions
 from statelesskit.snapshot.whole import is_partial
 
 # What else is looked at, each by a module of its own; both get the site and an open directory.
-BEYOND: tuple[Callable[[Site, Directory], Iterable[Finding]], ...] = ()
+BEYOND: tuple[Callable[[Site, Directory], Iterable[Finding]], ...] = (server_findings,)
 
 
 def check_directory(site: Site, directory: Directory) -> Iterator[Finding]:

@@ -110,23 +110,27 @@ def _key(path: Path) -> Diagnosis:
 
 def _directory(site: Site) -> Iterator[Diagnosis]:
     from statelesskit.directory import slapd
-    from statelesskit.directory.session import verify_tls
-    from statelesskit.site import port_in_use
+    from statelesskit.site import port_in_use, server_rows
 
-    status = slapd.status(site)
-    if status.pid and not status.running:
-        fix = f"statelesskit --site {site.root} site stop, then site start"
-        yield Diagnosis("directory", "wrong", f"slapd (process {status.pid}) runs but does not answer", fix)
-        return
-    if not status.running:
-        if port_in_use(site.port):
-            yield Diagnosis(
-                "port", "wrong", f"{site.port} is used by another program", "change directory.port in site.toml"
-            )
-        yield Diagnosis("directory", "wrong", "not running", f"statelesskit --site {site.root} site start")
-        return
+    if site.server.is_private:
+        status = slapd.status(site)
+        if status.pid and not status.running:
+            fix = f"statelesskit --site {site.root} site stop, then site start"
+            yield Diagnosis("directory", "wrong", f"slapd (process {status.pid}) runs but does not answer", fix)
+            return
+        if not status.running:
+            if port_in_use(site.port):
+                yield Diagnosis(
+                    "port", "wrong", f"{site.port} is used by another program", "change directory.port in site.toml"
+                )
+            yield Diagnosis("directory", "wrong", "not running", f"statelesskit --site {site.root} site start")
+            return
     yield _tried("directory", lambda: _clients(site))
-    yield _tried("directory TLS", lambda: verify_tls(site))
+    try:
+        for row in server_rows(site):
+            yield Diagnosis(f"directory {row['check']}", row["state"], row["found"], row["fix"])
+    except StatelessError as error:
+        yield Diagnosis("directory server", "wrong", error.message, error.hint)
 
 
 def _clients(site: Site) -> str:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from statelesskit import fs
-from statelesskit.config import FOLDERS, Site, load_site, site_toml
-from statelesskit.errors import ConfigError, ExistsError, PermissionNeededError
+from statelesskit.config import FOLDERS, Site, load_site, parse_site, site_toml
+from statelesskit.errors import ConfigError, DirectoryUnavailableError, ExistsError, PermissionNeededError
 from statelesskit.lock import held
 from statelesskit.names import check_name
+
+if TYPE_CHECKING:
+    from statelesskit.directory.slapd import Status
 
 DEFAULT_PORT = 6360
 DEFAULT_BASE_DN = "ou=stateless"
 
 
-def plan_site(root: Path, port: int = DEFAULT_PORT) -> list[dict[str, str]]:
+def plan_site(root: Path, port: int = DEFAULT_PORT, server: Mapping[str, str] | None = None) -> list[dict[str, str]]:
     """Say what :func:`init_site` would make, one row for each thing. Changes nothing.
 
     Raises:
@@ -29,6 +34,8 @@ def plan_site(root: Path, port: int = DEFAULT_PORT) -> list[dict[str, str]]:
     rows += [_row("folder", root / name, f"mode {mode:o}") for name, mode in FOLDERS.items()]
     rows.append(_row("configuration", root / "site.toml"))
     rows.append(_row("key", root / "keys" / "record.key", "seals the records"))
+    if server:
+        return [*rows, {"what": "LDAP server", "where": server["uri"], "state": "there", "note": "is looked at first"}]
     rows.append(_row("key", root / "keys" / "directory-ca.key", "signs the directory's certificate"))
     rows.append(_row("LDAP server", root / "directory" / "slapd.conf", "private, loopback only"))
     taken = "in use by another program: choose one with --port" if port_in_use(port) else "free"
@@ -58,9 +65,18 @@ def _is_ours(root: Path) -> bool:
 
 
 def init_site(
-    root: Path, *, name: str = "", port: int = DEFAULT_PORT, base_dn: str = DEFAULT_BASE_DN
+    root: Path,
+    *,
+    name: str = "",
+    port: int = DEFAULT_PORT,
+    base_dn: str = DEFAULT_BASE_DN,
+    server: Mapping[str, str] | None = None,
 ) -> tuple[Site, str]:
     """Make a site, or complete one that is half made; what is there stays as it is.
+
+    Args:
+        server: keys of ``[directory]`` that name an existing server. It is looked at before site.toml
+            is written, and nothing is written to it.
 
     Returns:
         The site, and the fingerprint of the key that seals its records: write it down elsewhere.
@@ -68,6 +84,8 @@ def init_site(
     Raises:
         ExistsError, PermissionNeededError: as :func:`plan_site`.
         MissingToolError: slapd is not installed.
+        ConfigError: the existing server lacks something; the hint says what makes it fit.
+        DirectoryUnavailableError: it does not answer, is not who it should be, or does not let us in.
     """
     from statelesskit.audit.keys import create_record_key
     from statelesskit.directory import slapd
@@ -79,23 +97,54 @@ def init_site(
         (root / folder).mkdir(mode=mode, exist_ok=True)
     with held(root / "locks" / "site.lock", what=f"the site {root}", doing="site init", wait_s=10):
         if not (root / "site.toml").exists():
-            fs.write_file(root / "site.toml", site_toml(name, base_dn, port).encode())
+            text = site_toml(name, base_dn, port, server)
+            if server:
+                _check_server(parse_site(root, text))
+            fs.write_file(root / "site.toml", text.encode())
         site = load_site(root)
         fingerprint = create_record_key(site.keys)
-        slapd.prepare(site)
+        if site.server.is_private:
+            slapd.prepare(site)
     return site, fingerprint
+
+
+def server_rows(site: Site) -> list[dict[str, str]]:
+    """Return what the directory's server is and has, a row for each thing looked at.
+
+    Raises:
+        DirectoryUnavailableError: it does not answer, is not who it should be, or does not let us in.
+    """
+    from statelesskit.directory import open_directory
+    from statelesskit.directory.server import server_facts
+
+    with open_directory(site, any_version=True) as directory:
+        return [asdict(fact) for fact in server_facts(site, directory.ldap)]
+
+
+def _check_server(site: Site) -> None:
+    wrong = [row for row in server_rows(site) if row["state"] == "wrong"]
+    if wrong:
+        raise ConfigError(
+            f"the server {site.server.uri} does not fit yet: "
+            + "; ".join(f"{r['check']}: {r['found']}" for r in wrong),
+            hint="; ".join(row["fix"] for row in wrong) + "; then run site init again",
+        )
 
 
 def start_site(site: Site) -> list[str]:
     """Start the private LDAP server, unless it runs, and enter what it does not know yet; return those names.
 
+    With an existing server nothing is started.
+
     Raises:
         DirectoryUnavailableError: it does not come up; the message holds what it said.
+        FormatError: the directory follows an older or a newer schema.
     """
     from statelesskit.directory import open_directory, slapd
     from statelesskit.register import register
 
-    slapd.start(site)
+    if site.server.is_private:
+        slapd.start(site)
     if site.server.provider:  # a replica is told everything by the server it follows
         return []
     with open_directory(site) as directory:
@@ -107,7 +156,8 @@ def stop_site(site: Site) -> None:
     """Stop the private LDAP server, if it runs."""
     from statelesskit.directory import slapd
 
-    slapd.stop(site)
+    if site.server.is_private:
+        slapd.stop(site)
 
 
 def site_status(site: Site) -> dict[str, Any]:
@@ -117,7 +167,7 @@ def site_status(site: Site) -> dict[str, Any]:
     from statelesskit.prototype import list_prototypes
     from statelesskit.snapshot import list_snapshots
 
-    running = slapd.status(site)
+    running = slapd.status(site) if site.server.is_private else _existing(site)
     counts = {
         "prototypes": len(list_prototypes(site)),
         "snapshots": len(list_snapshots(site)),
@@ -135,6 +185,17 @@ def site_status(site: Site) -> dict[str, Any]:
         "ldaps": running.ldaps_uri,
         **counts,
     }
+
+
+def _existing(site: Site) -> Status:
+    from statelesskit.directory import open_directory
+    from statelesskit.directory.slapd import Status
+
+    try:
+        open_directory(site, any_version=True).close()
+    except DirectoryUnavailableError:
+        return Status(running=False, pid=None, ldapi_uri="", ldaps_uri=site.server.uri)
+    return Status(running=True, pid=None, ldapi_uri="", ldaps_uri=site.server.uri)
 
 
 def port_in_use(port: int) -> bool:

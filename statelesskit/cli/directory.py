@@ -30,6 +30,34 @@ def schema(form: str) -> None:
     click.echo(render[form](), nl=False)
 
 
+@directory.command()
+@click.option("--base-dn", required=True, help="The part of the LDAP tree that is ours.")
+@click.option("--admin", required=True, metavar="DN", help="The account the site uses, as --bind-dn of site init.")
+@click.option("--database", default="olcDatabase={1}mdb,cn=config", help="The database's entry in cn=config.")
+def settings(base_dn: str, admin: str, database: str) -> None:
+    """Print what an existing OpenLDAP should be told: indexes, access rules and overlays, for ldapmodify -c."""
+    from statelesskit.directory.settings import settings_ldif
+
+    click.echo(settings_ldif(base_dn, admin, database), nl=False)
+
+
+@directory.command()
+@JSON
+@click.pass_context
+def server(ctx: click.Context, as_json: bool) -> int:
+    """Say what the server is and has, and what it lacks; ends with 1 when something is wrong."""
+    from statelesskit.cli import output
+    from statelesskit.site import server_rows
+
+    rows = server_rows(site_of(ctx))
+    if as_json:
+        for row in rows:
+            output.json_line(row)
+    else:
+        output.table({**row, "fix": row["fix"] if row["state"] != "ok" else ""} for row in rows)
+    return int(any(row["state"] == "wrong" for row in rows))
+
+
 @directory.group()
 def account() -> None:
     """Accounts that programs and other hosts log in with."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import click
 
 from statelesskit.cli.acting import JSON, site_of
@@ -18,27 +21,56 @@ def site() -> None:
 @click.option("--name", default="", help="What to call the site (else this host's name).")
 @click.option("--port", type=click.IntRange(1, 65535), default=6360, help="Loopback port of the LDAP server.")
 @click.option("--base-dn", default="ou=stateless", help="The part of the LDAP tree that is ours.")
+@click.option("--ldap", metavar="URI", default="", help="An existing server: ldaps://HOST, or ldap://HOST (StartTLS).")
+@click.option("--bind-dn", metavar="DN", default="", help="Who we are there, with --password-file.")
+@click.option("--password-file", metavar="FILE", default="", help="A file of mode 600, or a systemd credential.")
+@click.option("--certificate", metavar="FILE", default="", help="The certificate that says who we are instead.")
+@click.option("--key", metavar="FILE", default="", help="Its key.")
+@click.option("--ca", metavar="FILE", default="", help="The CA of the server's certificate (else the system's).")
+@click.option("--people", metavar="WHERE", default="", help="Where machines find people, for what is said about it.")
 @click.pass_context
-def init(ctx: click.Context, plan: bool, name: str, port: int, base_dn: str) -> None:
-    """Make a site, or complete one; what is there is kept."""
+def init(ctx: click.Context, /, plan: bool, name: str, port: int, base_dn: str, **given: str) -> None:
+    """Make a site, or complete one; what is there is kept.
+
+    The LDAP server is a private one, unless --ldap names an existing one: that is looked at first, and
+    nothing is written to it.
+    """
     from statelesskit.cli import output
-    from statelesskit.site import init_site, plan_site
+    from statelesskit.site import init_site, plan_site, server_rows
 
     root = site_root(ctx.find_root().obj)
+    server = _server_keys(given)
     if plan:
-        output.table(plan_site(root, port))
+        output.table(plan_site(root, port, server))
         return
-    made, fingerprint = init_site(root, name=name, port=port, base_dn=base_dn)
+    made, fingerprint = init_site(root, name=name, port=port, base_dn=base_dn, server=server)
+    if server:
+        output.table(server_rows(made))
     click.echo(f"site {made.name} at {made.root}")
     click.echo(f"records are sealed with the key {fingerprint}")
     click.echo("Write that down somewhere else: it is how an auditor knows the records are this site's.")
     click.echo(f"next: statelesskit --site {made.root} site start")
 
 
+def _server_keys(given: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys of site.toml's [directory] that the options stand for."""
+    if not given["ldap"]:
+        if strange := [name for name, value in given.items() if value and name != "people"]:
+            raise click.UsageError(f"--{strange[0].replace('_', '-')} is for an existing server; --ldap names it")
+        return {}
+    keys = {"uri": given["ldap"], "bind_dn": given["bind_dn"], "people": given["people"]}
+    for key, name in (("ca_file", "ca"), ("certificate_file", "certificate"), ("key_file", "key")):
+        keys[key] = str(Path(given[name]).absolute()) if given[name] else ""
+    secret = given["password_file"]
+    # What is no file is the name of a systemd credential.
+    keys["password_file"] = str(Path(secret).absolute()) if "/" in secret or Path(secret).is_file() else secret
+    return keys
+
+
 @site.command()
 @click.pass_context
 def start(ctx: click.Context) -> None:
-    """Start the private LDAP server."""
+    """Start the private LDAP server, unless there is another, and enter what it does not know yet."""
     from statelesskit.site import start_site
 
     added = start_site(site_of(ctx))

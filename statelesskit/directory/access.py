@@ -28,7 +28,7 @@ def access_rules(base: str) -> list[str]:
 
     They are written as ``olcAccess`` takes them, and slapd.conf after the word ``access``.
     """
-    under, base = f",{_pattern(base)}$", _inside_quotes(base)
+    under, base = f",{_pattern(base)}$", inside_quotes(base)
 
     def by(rights: str, *roles: str) -> str:
         return " ".join(f'by group.exact="cn={role}s,ou=roles,{base}" {rights}' for role in roles)
@@ -67,7 +67,7 @@ def access_rules(base: str) -> list[str]:
 
 def changelog_rules(base: str) -> list[str]:
     """Return the rules for the change log (slapo-accesslog(5)), which auditors read; passwords are left out."""
-    base = _inside_quotes(base)
+    base = inside_quotes(base)
     return [
         *(
             f'to dn.subtree="cn=changelog" attrs={name} val.regex="^userPassword:" by * none'
@@ -77,7 +77,8 @@ def changelog_rules(base: str) -> list[str]:
     ]
 
 
-def _inside_quotes(text: str) -> str:
+def inside_quotes(text: str) -> str:
+    """Return a text as it stands between quotes in slapd's configuration."""
     return text.replace("\\", r"\\").replace('"', r"\"")
 
 

@@ -131,7 +131,6 @@ def slapd_conf(site: Site) -> str:
         rf'authz-regexp "^gidNumber=[0-9]+\\+uidNumber=({uids}),cn=peercred,cn=external,cn=auth$" {_quoted(admin)}',
         # Other local users are who their number says, whatever their group.
         rf'authz-regexp "^gidNumber=[0-9]+\\+uidNumber=([0-9]+),cn=peercred,cn=external,cn=auth$" "{LOCAL_USER}"',
-        "TLSVerifyClient try",
         "sizelimit unlimited",
         "timelimit unlimited",
         *(f"access {rule}" for rule in changelog_rules(base)),

@@ -55,22 +55,24 @@ _CHANGED = (
 )  # fmt: skip
 
 
-def open_directory(site: Site, *, or_replica: bool = False) -> Directory:
+def open_directory(site: Site, *, or_replica: bool = False, any_version: bool = False) -> Directory:
     """Connect to the site's directory; use it in a ``with`` block.
 
     Args:
         or_replica: while it is away, a replica may answer: for what is only shown, never for what decides.
+        any_version: for who looks at the server itself, or changes the version.
 
     Raises:
         DirectoryUnavailableError: it does not answer.
-        FormatError: it was written by a newer statelesskit.
+        FormatError: it was written by a newer statelesskit, or must be migrated from an older one.
     """
     if site.server.is_private and not (or_replica and site.server.replicas):
         check_listening(site)
     connect = connect_for_reading if or_replica else connect_to_provider
     directory = Directory(Link(partial(connect, site), site.server.patience_s), site.base_dn)
     try:
-        directory.check_version()
+        if not any_version:
+            directory.check_version()
     except BaseException:
         directory.close()
         raise
@@ -112,14 +114,21 @@ class Directory:
                 self.ldap.add(dn, attributes, "folder", dn)
 
     def check_version(self) -> None:
-        """Refuse a directory of a newer schema, which this version could harm."""
-        for entry in self.ldap.search(self.layout.base, "objectClass=skDirectory", ldap3.BASE):
-            found = entry.number("skSchemaVersion")
-            if found > VERSION:
-                raise FormatError(
-                    f"the directory has schema version {found}, this statelesskit knows {VERSION}",
-                    hint="use the statelesskit that started it, or a newer one",
-                )
+        """Refuse a directory of a newer schema, which this version could harm, and of an older one, which it could
+        misread."""
+        found = self.version()
+        if found is not None and found != VERSION:
+            raise FormatError(
+                f"the directory has schema version {found}, this statelesskit knows {VERSION}",
+                hint="use the statelesskit that started it, or a newer one"
+                if found > VERSION
+                else "statelesskit site migrate brings it up to date",
+            )
+
+    def version(self) -> int | None:
+        """Return the version of the schema the entries follow, or None while there are none."""
+        entry = self.ldap.read(self.layout.base, "skDirectory")
+        return entry.number("skSchemaVersion") if entry else None
 
     # --- prototypes and snapshots -------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Filters and DNs come in escaped: names become DNs in :mod:`statelesskit.director
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ldap3
@@ -41,7 +41,9 @@ class Operations:
         """Return the entry of that class at ``dn``, if there is one."""
         return next(iter(self.search(dn, f"objectClass={kind}", ldap3.BASE)), None)
 
-    def search(self, base: str, rule: str, scope: str = ldap3.SUBTREE) -> list[Entry]:
+    def search(
+        self, base: str, rule: str, scope: str = ldap3.SUBTREE, attributes: Sequence[str] = (ldap3.ALL_ATTRIBUTES,)
+    ) -> list[Entry]:
         """Return the entries found; ``rule`` is a filter's inside, its values already escaped."""
         self.counts["search"] += 1
 
@@ -52,7 +54,7 @@ class Operations:
                     f"({rule})",
                     search_scope=scope,
                     dereference_aliases=ldap3.DEREF_NEVER,
-                    attributes=ldap3.ALL_ATTRIBUTES,
+                    attributes=list(attributes),
                     paged_size=None if scope == ldap3.BASE else PAGE,
                     generator=False,
                 )

@@ -6,12 +6,14 @@ Numbers are part of the OIDs: they are never reused and never changed. The arc i
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
 from statelesskit.directory.model import MODES, STATES
 
-VERSION = 1  # kept in the top entry; raised when an older tool could misread or harm what is stored
+VERSION = 2  # kept in the top entry; raised when an older tool could misread or harm what is stored
 ARC = "2.25.289059458453508193287196442447855396167"
 
 
@@ -175,6 +177,35 @@ def ds389_ldif() -> str:
         *(f"objectClasses: {_from_here(item.render())}" for item in CLASSES),
     ]
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Lacks:
+    """What a server's schema lacks of ours: names of what it does not know, and of classes that differ."""
+
+    unknown: tuple[str, ...] = ()
+    older: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.unknown or self.older)
+
+
+def compare(attribute_types: Iterable[str], object_classes: Iterable[str]) -> Lacks:
+    """Hold what a server says of its schema (RFC 4512, section 4.2) against ours."""
+    numbers = {text.strip("( ").partition(" ")[0] for text in attribute_types}
+    classes = {text.strip("( ").partition(" ")[0]: _words(text) for text in object_classes}
+    unknown = [one.name for one in ATTRIBUTES if f"{ARC}.1.{one.number}" not in numbers]
+    unknown += [one.name for one in CLASSES if f"{ARC}.2.{one.number}" not in classes]
+    older = [
+        one.name
+        for one in CLASSES
+        if one.name not in unknown and not _words(f"{one.must} {one.may}") <= classes[f"{ARC}.2.{one.number}"]
+    ]
+    return Lacks(tuple(unknown), tuple(older))
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall("[a-z0-9]+", text.lower()))
 
 
 def _from_here(description: str) -> str:

@@ -30,6 +30,7 @@ from statelesskit.directory import (
 from statelesskit.directory.layout import FOLDERS
 from statelesskit.directory.mapping import Entry
 from statelesskit.directory.operations import Operations
+from statelesskit.directory.schema import VERSION
 from statelesskit.errors import (
     ConflictError,
     DirectoryAwayError,
@@ -99,7 +100,7 @@ def look_up(site: Site, base: str, attribute: str, scope: str = "base", rule: st
 def test_bootstrap_makes_the_folders_once(site: Site, directory: Directory) -> None:
     directory.bootstrap()
     assert sorted(look_up(site, BASE, "dn", "sub")) == sorted([BASE, *(f"ou={name},{BASE}" for name in FOLDERS)])
-    assert look_up(site, BASE, "skSchemaVersion") == ["1"]
+    assert look_up(site, BASE, "skSchemaVersion") == [str(VERSION)]
 
 
 def test_a_directory_without_folders_says_so(site: Site) -> None:
