@@ -14,6 +14,7 @@ from statelesskit.actions.delete_snapshot import DeleteSnapshot
 from statelesskit.actions.import_snapshot import ImportSnapshot
 from statelesskit.actions.manage_clients import ChangeClient, PinClient, RemoveClient, UnpinClient
 from statelesskit.actions.manage_groups import AddToGroup, ChangeGroup, CreateGroup, DeleteGroup, RemoveFromGroup
+from statelesskit.actions.migrate_site import MigrateSite
 from statelesskit.actions.note_snapshot import NoteSnapshot
 from statelesskit.actions.prepare_prototype import PreparePrototype
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
@@ -38,6 +39,7 @@ ACTIONS: dict[str, type[Action]] = {
         DeleteGroup,
         DeleteSnapshot,
         GrantRole,
+        MigrateSite,
         NoteSnapshot,
         ImportSnapshot,
         PinClient,

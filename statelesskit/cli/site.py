@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from statelesskit.cli.acting import JSON, site_of
+from statelesskit.actions.migrate_site import MigrateSite
+from statelesskit.cli.acting import JSON, action_command, site_of
 from statelesskit.config import site_root
 
 
@@ -116,3 +117,6 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
     else:
         output.table({**asdict(d), "fix": d.fix if d.state != "ok" else ""} for d in found)
     return int(any(diagnosis.state == "wrong" for diagnosis in found))
+
+
+site.add_command(action_command(MigrateSite))
