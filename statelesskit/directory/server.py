@@ -17,7 +17,7 @@ from statelesskit.directory.consistency import Finding, finding
 from statelesskit.directory.layout import Layout
 from statelesskit.directory.operations import Operations
 from statelesskit.directory.session import look_at
-from statelesskit.directory.tls import RENEW_DAYS
+from statelesskit.directory.tls import LEARN_DAYS, RENEW_DAYS, authorities, ca_certificate, signs_from
 from statelesskit.errors import DirectoryUnavailableError, StatelessError
 from statelesskit.names import printable
 
@@ -57,6 +57,8 @@ def server_facts(site: Site, ldap: Operations) -> Iterator[Fact]:
     vendor = root[0].text("vendorName") or root[0].text("structuralObjectClass").removesuffix("ProotDSE") + "P"
     yield Fact("server", "ok", f"{printable(vendor)} at {site.server.uri or ldaps_uri(site)}")
     yield _tls(site)
+    if site.server.is_private:
+        yield _authority(site)
     supported = {oid for name in SUPPORTED for oid in root[0].texts(name)}
     if PAGED not in supported:
         yield Fact("paged results", "wrong", "the server has none", "use a server with the control of RFC 2696")
@@ -122,6 +124,20 @@ def _tls(site: Site) -> Fact:
         f"statelesskit --site {site.root} site stop, then site start" if site.server.is_private else "renew it there"
     )
     return Fact("TLS", "warning", f"{found}, that is {left.days} more days", renew)
+
+
+def _authority(site: Site) -> Fact:
+    """Say how long clients that trust the private CA will know the server, and whether they need a newer file."""
+    *older, newest = authorities(site)
+    found, switches = f"{ca_certificate(site)} until {newest.not_valid_after_utc:%Y-%m-%d}", signs_from(newest)
+    if not older or switches < datetime.now(UTC) - timedelta(days=LEARN_DAYS):
+        return Fact("CA", "ok", found)
+    return Fact(
+        "CA",
+        "warning",
+        f"{found}; of it the newest signs from {switches:%Y-%m-%d}",
+        "before that day copy the file to all who have an older one: replicas, other hosts",
+    )
 
 
 def _schema(site: Site, ldap: Operations, subschema: str) -> Fact:

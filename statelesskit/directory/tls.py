@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 CA_DAYS = 3650 * 2
 SERVER_DAYS = 397
 RENEW_DAYS = 30
+SUCCEED_DAYS = 1095  # before a CA ends, its successor is made,
+LEARN_DAYS = 365  # which signs after so long; what the old one signed ends before it does
 HOST_NAMES = ("localhost",)
 ADDRESSES = ("127.0.0.1", "::1")
 
 
 def ca_key(site: Site) -> Path:
+    """Return the key of the first CA; those of its successors have a number in their names."""
     return site.keys / "directory-ca.key"
 
 
 def ca_certificate(site: Site) -> Path:
-    """Return the file a client needs to trust the private server."""
+    """Return the file a client needs to trust the private server: its CAs, the oldest first."""
     return site.keys / "directory-ca.pem"
 
 
@@ -43,41 +46,75 @@ def server_identity(site: Site) -> Path:
 def ensure_certificates(site: Site, *, now: datetime | None = None) -> None:
     """Make what is missing, and a new server certificate when the old one has less than 30 days left.
 
-    The CA is kept, so clients that trust it need not be told.
+    A CA gets its successor three years before it ends. For a year that is only made known: clients that
+    have ``directory-ca.pem`` from then on trust both, and only then the server gets its certificate from
+    it. A CA that has ended leaves the file when the next one comes.
 
     Raises:
         ConfigError: the CA's key is needed and is not there, or belongs to another certificate.
     """
     now = now or datetime.now(UTC)
-    if not ca_certificate(site).exists():
-        _make_ca(site, now)
-    ca = _load(ca_certificate(site))
-    if not _still_good(site, ca, now):
-        _make_server(site, ca, now)
+    known = authorities(site)
+    if not known or known[-1].not_valid_after_utc - now < timedelta(days=SUCCEED_DAYS):
+        _make_ca(site, known, now)
+    signer = _signer(authorities(site), now)
+    if not _still_good(site, signer, now):
+        make_identity(site, server_identity(site), HOST_NAMES[0], now)
 
 
-def _make_ca(site: Site, now: datetime) -> None:
+def authorities(site: Site) -> list[x509.Certificate]:
+    """Return the CAs clients are told to trust, the oldest first."""
     from cryptography import x509
 
-    if not ca_key(site).exists():  # the certificate comes last: a crash leaves a key that is used again
-        write_file(ca_key(site), _pem(_new_key()), mode=0o600)
-    key = _load_key(site)
-    name = _name(f"statelesskit directory CA of {site.name}"[:64])
+    if not ca_certificate(site).exists():
+        return []
+    found = x509.load_pem_x509_certificates(ca_certificate(site).read_bytes())
+    return sorted(found, key=lambda one: one.not_valid_before_utc)
+
+
+def signs_from(ca: x509.Certificate) -> datetime:
+    """Return when a CA that succeeds another has been known for long enough."""
+    return ca.not_valid_before_utc + timedelta(days=LEARN_DAYS)
+
+
+def _signer(known: list[x509.Certificate], now: datetime) -> x509.Certificate:
+    """Return the newest CA that is known for long enough, or the first that will do until it is."""
+    learnt = [ca for ca in known[1:] if signs_from(ca) <= now]
+    lasting = [ca for ca in known if ca.not_valid_after_utc - now > timedelta(days=RENEW_DAYS)]
+    return learnt[-1] if learnt else lasting[0]
+
+
+def _make_ca(site: Site, known: list[x509.Certificate], now: datetime) -> None:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    path = ca_key(site)
+    while path.exists() and known and _is_key_of_one(path, known):
+        path = _next(path)
+    if not path.exists():  # the certificate comes last: a crash leaves a key that is used again
+        write_file(path, _pem(_new_key()), mode=0o600)
+    key = _load_key(path)
+    name = _name(f"statelesskit directory CA {now:%Y-%m-%d} of {site.name}"[:64])
     certificate = (
-        _unsigned(name, name, key, now, CA_DAYS)
+        _unsigned(name, name, key, now, now + timedelta(days=CA_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(sign_certificates=True), critical=True)
     )
-    write_file(ca_certificate(site), _signed(certificate, key, key))
+    kept = [ca.public_bytes(Encoding.PEM) for ca in known if ca.not_valid_after_utc > now]
+    write_file(ca_certificate(site), b"".join([*kept, _signed(certificate, key, key)]))
 
 
-def _make_server(site: Site, ca: x509.Certificate, now: datetime) -> None:
-    make_identity(site, server_identity(site), HOST_NAMES[0], ca, now)
+def _next(path: Path) -> Path:
+    number = path.stem.removeprefix("directory-ca").removeprefix("-")
+    return path.with_name(f"directory-ca-{int(number or 1) + 1}.key")
 
 
-def make_identity(
-    site: Site, path: Path, common: str, ca: x509.Certificate | None = None, now: datetime | None = None
-) -> None:
+def _is_key_of_one(path: Path, known: list[x509.Certificate]) -> bool:
+    key = _load_key(path).public_key()
+    return any(ca.public_key() == key for ca in known)
+
+
+def make_identity(site: Site, path: Path, common: str, now: datetime | None = None) -> None:
     """Write a key and its certificate, for a server here or for whoever calls one, into one file.
 
     Raises:
@@ -86,13 +123,9 @@ def make_identity(
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    signer = _load_key(site)
-    ca = ca or _load(ca_certificate(site))
-    if signer.public_key() != ca.public_key():
-        raise ConfigError(
-            f"{ca_key(site)} is not the key of {ca_certificate(site)}",
-            hint="put back the pair that belongs together; without it, clients must be told of a new CA",
-        )
+    now = now or datetime.now(UTC)
+    ca = _signer(authorities(site), now)
+    signer = _key_of(site, ca)
     names: list[x509.GeneralName] = [x509.DNSName(host) for host in HOST_NAMES]
     names += [x509.IPAddress(ipaddress.ip_address(address)) for address in ADDRESSES]
     purposes = [ExtendedKeyUsageOID.SERVER_AUTH]
@@ -100,7 +133,7 @@ def make_identity(
         purposes.append(ExtendedKeyUsageOID.CLIENT_AUTH)
     key = _new_key()
     certificate = (
-        _unsigned(_name(common), ca.subject, key, now or datetime.now(UTC), SERVER_DAYS)
+        _unsigned(_name(common), ca.subject, key, now, min(now + timedelta(days=SERVER_DAYS), ca.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
@@ -121,7 +154,7 @@ def _still_good(site: Site, ca: x509.Certificate, now: datetime) -> bool:
 
 
 def _unsigned(
-    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, now: datetime, days: int
+    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, now: datetime, until: datetime
 ) -> x509.CertificateBuilder:
     from cryptography import x509
 
@@ -132,7 +165,7 @@ def _unsigned(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_after(until)
     )
 
 
@@ -192,17 +225,32 @@ def _load(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
-def _load_key(site: Site) -> EllipticCurvePrivateKey:
+def _key_of(site: Site, ca: x509.Certificate) -> EllipticCurvePrivateKey:
+    """Return the key of a CA, whichever file it is in."""
+    path = ca_key(site)
+    while True:
+        key = _load_key(path)
+        if key.public_key() == ca.public_key():
+            return key
+        if not _next(path).exists():
+            raise ConfigError(
+                f"{path} is not the key of {ca_certificate(site)}",
+                hint="put back the pair that belongs together; without it, clients must be told of a new CA",
+            )
+        path = _next(path)
+
+
+def _load_key(path: Path) -> EllipticCurvePrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(ca_key(site).read_bytes(), password=None)
+        key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the directory's CA key cannot be read: {error}",
-            hint=f"put {ca_key(site)} back for as long as the server gets its new certificate",
+            hint=f"put {path} back for as long as the server gets its new certificate",
         ) from error
     if not isinstance(key, EllipticCurvePrivateKey):
-        raise ConfigError(f"{ca_key(site)} is no elliptic-curve key")
+        raise ConfigError(f"{path} is no elliptic-curve key")
     return key

@@ -17,6 +17,7 @@ from statelesskit.config import Site
 from statelesskit.directory import Client, conf, open_directory, slapd, tls
 from statelesskit.directory.session import verify_tls
 from statelesskit.errors import ConfigError, DirectoryUnavailableError
+from statelesskit.site import server_rows
 
 pytestmark = pytest.mark.slapd
 
@@ -61,6 +62,81 @@ def test_the_server_certificate_is_renewed_in_time_and_the_ca_is_kept(site: Site
     tls.ensure_certificates(site, now=now + timedelta(days=tls.SERVER_DAYS - tls.RENEW_DAYS + 1))
     assert tls.server_identity(site).read_bytes() != server
     assert tls.ca_certificate(site).read_bytes() == ca
+
+
+def signer(site: Site) -> str:
+    return ask_issuer(site, str(tls.server_identity(site)))
+
+
+def ask_issuer(site: Site, path: str) -> str:
+    argv = ["openssl", "x509", "-noout", "-issuer", "-in", path]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def at(days: float) -> datetime:
+    return datetime.now(UTC) + timedelta(days=days)
+
+
+def test_a_ca_gets_a_successor_that_is_known_before_it_signs(site: Site) -> None:
+    """The whole life of a CA, a start each 20 days: whoever has the file of a year before knows the server."""
+    tls.ensure_certificates(site)
+    first, bundle = signer(site), {0: tls.ca_certificate(site).read_bytes()}
+    seen = [1]
+    for day in range(20, tls.CA_DAYS + 500, 20):
+        tls.ensure_certificates(site, now=at(day))
+        bundle[day] = tls.ca_certificate(site).read_bytes()
+        count = bundle[day].count(b"BEGIN CERT")
+        seen += [count] if count != seen[-1] else []
+        old = site.root / "old.pem"
+        old.write_bytes(bundle[max(0, day - 360)])
+        seconds = str(int(at(day + 19).timestamp()))  # until the next start
+        argv = ["openssl", "verify", "-x509_strict", "-attime", seconds, "-CAfile", str(old)]
+        done = subprocess.run([*argv, str(tls.server_identity(site))], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (day, done.stderr)
+    assert seen == [1, 2]
+    assert signer(site) != first
+    assert (site.keys / "directory-ca-2.key").exists()
+    files = [tls.ca_certificate(site), tls.server_identity(site)]
+    before = [file.read_bytes() for file in files]
+    tls.ensure_certificates(site, now=at(tls.CA_DAYS + 490))
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_a_crash_in_the_renewal_is_mended(site: Site) -> None:
+    tls.ensure_certificates(site)
+    before, late = tls.ca_certificate(site).read_bytes(), at(tls.CA_DAYS - tls.SUCCEED_DAYS + 1)
+    tls.ensure_certificates(site, now=late)
+    key = (site.keys / "directory-ca-2.key").read_bytes()
+    tls.ca_certificate(site).write_bytes(before)  # as if the key were all that was written
+    tls.ensure_certificates(site, now=late)
+    assert (site.keys / "directory-ca-2.key").read_bytes() == key
+    assert not (site.keys / "directory-ca-3.key").exists()
+    assert tls.ca_certificate(site).read_bytes().count(b"BEGIN CERT") == 2
+
+
+def test_a_site_that_slept_through_it_all_has_a_server_again(site: Site) -> None:
+    tls.ensure_certificates(site)
+    for days in (tls.CA_DAYS - 10, tls.CA_DAYS * 3):
+        tls.ensure_certificates(site, now=at(days))
+        argv = ["openssl", "verify", "-attime", str(int(at(days).timestamp())), "-CAfile"]
+        files = [str(tls.ca_certificate(site)), str(tls.server_identity(site))]
+        subprocess.run([*argv, *files], check=True, timeout=60, capture_output=True)
+
+
+def test_the_doctor_says_that_the_file_must_be_copied(running: Site) -> None:
+    def row() -> dict[str, str]:
+        return next(row for row in server_rows(running) if row["check"] == "CA")
+
+    assert row()["state"] == "ok"
+    tls.ca_certificate(running).unlink()
+    tls.ca_key(running).unlink()
+    tls.ensure_certificates(running, now=at(-tls.CA_DAYS + 1000))
+    tls.ensure_certificates(running)
+    assert row()["state"] == "warning"
+    assert "copy the file" in row()["fix"]
+    slapd.stop(running)
+    slapd.start(running)
+    assert verify_tls(running) == "TLSv1.3"
 
 
 def test_a_crash_between_two_files_is_mended(site: Site) -> None:
