@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import re
 
-from ldap3.utils.dn import parse_dn
-
 ROLES = ("operator", "pusher", "auditor", "reporter")
 # What a push moves, and what its entry in the history says.
 MOVED = "skSnapshotDN,skPreviousSnapshotDN,skSerial,skMovedBy,skMovedAt,skRecord"
@@ -84,5 +82,7 @@ def inside_quotes(text: str) -> str:
 
 def _pattern(base: str) -> str:
     """Return a pattern for a base as slapd writes it; it knows no UTF-8, so other characters fit any."""
+    from ldap3.utils.dn import parse_dn
+
     rdns = [f"{kind.strip()}={value.strip()}".lower() for kind, value, _ in parse_dn(base, strip=True)]
     return ",".join(re.sub(r"[^a-z0-9=_ -]+", ".+", rdn) for rdn in rdns)
