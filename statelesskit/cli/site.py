@@ -84,8 +84,10 @@ def stop(ctx: click.Context) -> None:
     """Stop the private LDAP server."""
     from statelesskit.site import stop_site
 
-    stop_site(site_of(ctx))
-    click.echo("the directory is stopped")
+    where = site_of(ctx)
+    stop_site(where)
+    away = f"the directory is at {where.server.uri}; nothing of it runs here"
+    click.echo("the directory is stopped" if where.server.is_private else away)
 
 
 @site.command()
