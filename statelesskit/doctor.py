@@ -25,6 +25,8 @@ TOOLS = {  # program: what needs it
     "unshare": "working in a prototype",
 }
 FREE_LEAST, FREE_GOOD = 0.5e9, 5e9  # bytes
+FULL = 0.8  # of what the directory's database may take
+LATE_S = 60  # a replica that is further behind does not follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def _key(path: Path) -> Diagnosis:
 
 def _directory(site: Site) -> Iterator[Diagnosis]:
     from statelesskit.directory import slapd
+    from statelesskit.directory.replica import lags
     from statelesskit.site import port_in_use, server_rows
 
     if site.server.is_private:
@@ -131,12 +134,30 @@ def _directory(site: Site) -> Iterator[Diagnosis]:
             yield Diagnosis(f"directory {row['check']}", row["state"], row["found"], row["fix"])
     except StatelessError as error:
         yield Diagnosis("directory server", "wrong", error.message, error.hint)
+    if site.server.is_private:
+        yield _filled(site)
+    for lag in lags(site):
+        late = lag.note or (lag.behind_s or 0) > LATE_S
+        yield Diagnosis("replica", "warning" if late else "ok", str(lag), "statelesskit directory replica status")
+
+
+def _filled(site: Site) -> Diagnosis:
+    from statelesskit.directory.conf import filled
+
+    used, most = filled(site)
+    found = f"{used / 1e6:.1f} MB of at most {most / 1e6:.0f} MB"
+    return Diagnosis(
+        "directory size",
+        "warning" if used > most * FULL else "ok",
+        found,
+        "statelesskit directory check names what nobody needs",
+    )
 
 
 def _clients(site: Site) -> str:
     from statelesskit.directory import open_directory
 
-    with open_directory(site) as directory:
+    with open_directory(site, or_replica=True) as directory:
         return f"{len(directory.clients())} clients; whether it is sound says `statelesskit directory check`"
 
 

@@ -164,6 +164,7 @@ def site_status(site: Site) -> dict[str, Any]:
     """Return what is in a site and what runs for it."""
     from statelesskit.audit.listing import list_records
     from statelesskit.directory import open_directory, slapd
+    from statelesskit.directory.replica import lags
     from statelesskit.prototype import list_prototypes
     from statelesskit.snapshot import list_snapshots
 
@@ -174,13 +175,15 @@ def site_status(site: Site) -> dict[str, Any]:
         "records": len(list_records(site.records)),
     }
     if running.running:
-        with open_directory(site) as directory:
+        with open_directory(site, or_replica=True) as directory:
             counts |= {"channels": len(directory.channels()), "clients": len(directory.clients())}
     return {
         "site": str(site.root),
         "name": site.name,
         "directory": "running" if running.running else "not answering" if running.pid else "stopped",
         "directory_pid": running.pid,
+        "directory_since": f"{running.since:%Y-%m-%dT%H:%M:%SZ}" if running.since else None,
+        "replicas": ", ".join(str(lag) for lag in lags(site)) or None,
         "ldapi": running.ldapi_uri,
         "ldaps": running.ldaps_uri,
         **counts,

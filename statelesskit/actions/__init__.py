@@ -12,6 +12,7 @@ from statelesskit.actions.create_channel import CreateChannel
 from statelesskit.actions.create_prototype import CreatePrototype
 from statelesskit.actions.delete_snapshot import DeleteSnapshot
 from statelesskit.actions.import_snapshot import ImportSnapshot
+from statelesskit.actions.make_replica import MakeReplica
 from statelesskit.actions.manage_clients import ChangeClient, PinClient, RemoveClient, UnpinClient
 from statelesskit.actions.manage_groups import AddToGroup, ChangeGroup, CreateGroup, DeleteGroup, RemoveFromGroup
 from statelesskit.actions.migrate_site import MigrateSite
@@ -40,6 +41,7 @@ ACTIONS: dict[str, type[Action]] = {
         DeleteSnapshot,
         GrantRole,
         MigrateSite,
+        MakeReplica,
         NoteSnapshot,
         ImportSnapshot,
         PinClient,

@@ -66,7 +66,10 @@ def cli(ctx: click.Context, site: str | None) -> None:
     Exit codes: 0 done, 1 failed, 2 usage, 3 refused, 4 locked or changed meanwhile, 5 timed out, 6 kernel
     died, 7 something is missing on this machine, 8 no space, 9 damaged data, 143 cancelled.
     """
+    from statelesskit.cli import output
+
     ctx.obj = site
+    ctx.with_resource(output.progress())  # for what waits in a command that shows none of its own
 
 
 def main() -> NoReturn:

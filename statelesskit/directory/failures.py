@@ -25,6 +25,8 @@ _NOT_FOR_US = (
     ldap.LDAPInvalidCredentialsResult,
     ldap.LDAPStrongerAuthRequiredResult,
 )
+_READ_ONLY = ("shadow context", "read-only", "restricted")
+_PROVIDER_HINT = "changes go to one provider: give its address as uri under [directory] in site.toml"
 _NO_TLS = ("WRONG_VERSION_NUMBER", "ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "HANDSHAKE_FAILURE")
 
 
@@ -49,6 +51,10 @@ def _refusal(server: str, error: Any) -> StatelessError:
             return RefusedError(f"the directory refused the change: {message}")
         case ldap.LDAPNoSuchObjectResult():
             return DirectoryUnavailableError(f"{where} lacks its folders", hint=START_HINT)
+        case ldap.LDAPReferralResult():
+            return RefusedError(f"{where} makes no changes, or not of that; it names another", hint=_PROVIDER_HINT)
+        case ldap.LDAPUnwillingToPerformResult() if any(sign in message for sign in _READ_ONLY):
+            return RefusedError(f"{where} makes no changes ({message}); its provider does", hint=_PROVIDER_HINT)
         case ldap.LDAPBusyResult() | ldap.LDAPUnavailableResult():
             return DirectoryNotToldError(f"{where} says that it is {answered}", hint="try again in a minute")
     if isinstance(error, _NOT_FOR_US):

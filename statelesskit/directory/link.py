@@ -135,7 +135,7 @@ class Link:
             if not isinstance(again, error):
                 return False
             if not said and time.monotonic() - since > QUIET_S:
-                current().waiting(f"{again.message}; waiting up to {self._patience_s:g} s")
+                current().waiting(f"waiting up to {self._patience_s:g} s: {again.message}")
                 said = True
             return True
 

@@ -7,12 +7,14 @@ question that a change rests on.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import ldap3
+from ldap3.core import exceptions as ldap
 
 from statelesskit.config import FOLDERS, FORMAT, TEMPLATE, Site, check_uri, load_site
 from statelesskit.directory.conf import ldaps_uri, prepare
@@ -20,21 +22,36 @@ from statelesskit.directory.failures import translated
 from statelesskit.directory.replication import READER, REPLICATOR
 from statelesskit.directory.session import Connection, connect, disconnect
 from statelesskit.directory.tls import ca_certificate, make_identity, server_identity
-from statelesskit.errors import DirectoryAwayError, DirectoryUnavailableError, ExistsError, RefusedError, StatelessError
+from statelesskit.errors import (
+    DirectoryAwayError,
+    DirectoryUnavailableError,
+    ExistsError,
+    NotFoundError,
+    ParameterError,
+    RefusedError,
+    StatelessError,
+)
 from statelesskit.fs import make_folders, write_file
 from statelesskit.progress import current
+
+README = """\
+A replica of the directory of the site {name}. It has the site's secrets: keep it as safe.
+
+On this machine, in this folder:    statelesskit directory replica start .
+In the site's site.toml, under [directory], so that questions go here while the site's server is away:
+    replicas = ["ldaps://127.0.0.1:{port}"]
+On another machine, copy the folder there, keep this running there, and start the replica there:
+    ssh -N -L {site_port}:127.0.0.1:{site_port} -R {port}:127.0.0.1:{port} THE-SITES-MACHINE
+Ask it without the site:            statelesskit --site . client list
+Its certificate ends after a year; `statelesskit directory replica init` of the same folder gives it a new one.
+"""
+
 
 # --- making one -------------------------------------------------------------------------------
 
 
-def init_replica(site: Site, folder: Path, *, port: int, provider: str = "") -> Site:
-    """Make a folder from which a replica of the site's private server runs, here or on another machine.
-
-    Made again, it gets a new certificate, and keeps what it holds.
-
-    Args:
-        port: the loopback port where it will answer (ldaps).
-        provider: how the replica reaches the site's server; without it, as from this machine.
+def check_new(site: Site, folder: Path) -> None:
+    """Refuse what cannot become a replica of the site.
 
     Raises:
         ExistsError: the folder holds something else.
@@ -42,30 +59,62 @@ def init_replica(site: Site, folder: Path, *, port: int, provider: str = "") -> 
     """
     if not site.server.is_private or site.server.provider:
         raise RefusedError(
-            f"only a site with a server of its own can make a replica; this one uses {site.server.uri or 'another'}",
+            f"only a site with a server of its own makes replicas; this one uses {site.server.uri or 'another site'}'s",
             hint="let that server's administrator replicate it, and name the copies: replicas in [directory]",
         )
     if folder.exists() and any(folder.iterdir()) and not _is_replica(folder):
         raise ExistsError(f"{folder} holds something that is no replica", hint="choose an empty or new folder")
-    provider = check_uri(provider or ldaps_uri(site))
-    for name, mode in FOLDERS.items():
-        make_folders(folder / name)
-        (folder / name).chmod(mode)
+
+
+def provider_uri(site: Site, given: str) -> str:
+    """Return where a replica finds the site's server; by default as from this machine."""
+    try:
+        return check_uri(given or ldaps_uri(site))
+    except ValueError as error:
+        raise ParameterError(str(error)) from None
+
+
+def init_replica(site: Site, folder: Path, *, port: int, provider: str) -> Site:
+    """Make a folder from which a replica of the site's private server runs, here or on another machine.
+
+    Made again, it gets a new certificate, and keeps what it holds. A crash leaves what making it again completes.
+
+    Args:
+        port: the loopback port where it will answer (ldaps).
+
+    Raises:
+        ExistsError, RefusedError: as :func:`check_new`.
+    """
+    check_new(site, folder)
     text = TEMPLATE.format(format=FORMAT, name=site.name, base_dn=site.base_dn, port=port)
-    following = (
-        f'# This is a replica: its server follows this one, and changes nothing by itself.\nprovider = "{provider}"\n'
-    )
-    write_file(folder / "site.toml", text.replace("\n[policy]", following + "\n[policy]", 1).encode())
+    following = f'# A replica: its server follows this one, and changes nothing itself.\nprovider = "{provider}"\n'
+    make_folders(folder)
+    write_file(folder / "site.toml", text.replace("\n[policy]", f"{following}\n[policy]", 1).encode())
+    for name, mode in FOLDERS.items():
+        (folder / name).mkdir(mode=mode, exist_ok=True)
     made = load_site(folder)
     make_identity(site, server_identity(made), REPLICATOR)
     write_file(ca_certificate(made), ca_certificate(site).read_bytes())
     make_identity(site, reader_identity(site), READER)
+    write_file(folder / "README", README.format(name=site.name, port=port, site_port=site.port).encode())
     prepare(made)
     return made
 
 
 def _is_replica(folder: Path) -> bool:
     return (folder / "site.toml").exists() and bool(load_site(folder).server.provider)
+
+
+def load_replica(folder: Path) -> Site:
+    """Return the replica in a folder.
+
+    Raises:
+        NotFoundError: there is none; a site of its own is none.
+    """
+    site = load_site(folder.absolute())
+    if not site.server.provider:
+        raise NotFoundError(f"{folder} is a site, and no replica", hint="statelesskit directory replica init makes one")
+    return site
 
 
 def reader_identity(site: Site) -> Path:
@@ -102,24 +151,24 @@ def connect_for_reading(site: Site) -> Connection:
         for uri in site.server.replicas:
             try:
                 connection = connect_to_replica(site, uri)
-                _say_how_old(connection, site.base_dn, f"{away.message}; read from the replica {uri}")
+                _say_how_old(connection, site.base_dn, f"the replica {uri}", f"; {away.message}")
             except StatelessError as error:
                 away.message += f"; nor does a replica help: {error.message}"
             else:
                 return connection
         raise
     if site.server.provider:
-        _say_how_old(connection, site.base_dn, f"read from a replica of {site.server.provider}")
+        _say_how_old(connection, site.base_dn, f"a replica of {site.server.provider}")
     return connection
 
 
-def _say_how_old(connection: Connection, base_dn: str, which: str) -> None:
+def _say_how_old(connection: Connection, base_dn: str, which: str, why: str = "") -> None:
     try:
         seen = last_change(connection, base_dn)
     except BaseException:
         disconnect(connection)
         raise
-    current().waiting(f"{which}, which knows all changes up to {_utc(seen)}")
+    current().waiting(f"read from {which}, which knows all changes up to {_utc(seen)}{why}")
 
 
 def connect_to_replica(site: Site, uri: str) -> Connection:
@@ -136,7 +185,8 @@ def last_change(connection: Connection, base_dn: str) -> datetime:
     Raises:
         DirectoryUnavailableError: it has not got everything yet since it was made.
     """
-    with translated(connection.server.name):
+    entries: list[dict[str, Any]] = []
+    with translated(connection.server.name), suppress(ldap.LDAPNoSuchObjectResult):
         _, _, entries, _ = connection.search(base_dn, "(objectClass=*)", ldap3.BASE, attributes=["contextCSN"])
     found = [value for entry in entries for value in entry["raw_attributes"].get("contextCSN", ())]
     if not found:
@@ -161,6 +211,11 @@ class Lag:
     last_change: datetime | None
     behind_s: float | None
     note: str = ""
+
+    def __str__(self) -> str:
+        if self.note:
+            return f"{self.uri}: {self.note}"
+        return f"{self.uri}: " + ("its provider is away" if self.behind_s is None else f"{self.behind_s:.0f} s behind")
 
     def row(self) -> dict[str, Any]:
         return {

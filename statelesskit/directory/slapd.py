@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from statelesskit.config import Site
@@ -38,12 +39,14 @@ class Status:
     Attributes:
         running: it answers on its socket and lets us in.
         pid: its process, if that can be seen from here.
+        since: when it was started.
     """
 
     running: bool
     pid: int | None
     ldapi_uri: str
     ldaps_uri: str
+    since: datetime | None = None
 
 
 def start(site: Site, timeout_s: float = 15) -> Status:
@@ -94,7 +97,8 @@ def status(site: Site) -> Status:
     """
     _check_caller(site, or_root=True)
     with _process(site) as found:
-        return Status(_answers(site), found[0] if found else None, ldapi_uri(site), ldaps_uri(site))
+        since = datetime.fromtimestamp(pid_file(site).stat().st_mtime, UTC) if found else None
+        return Status(_answers(site), found[0] if found else None, ldapi_uri(site), ldaps_uri(site), since)
 
 
 def _check_caller(site: Site, *, or_root: bool = False) -> None:

@@ -68,7 +68,7 @@ def test_start_and_stop_may_be_repeated(site: Site) -> None:
     assert slapd.start(site) == first == slapd.status(site)
     assert processes(site) == [first.pid]
     slapd.stop(site)
-    assert slapd.status(site) == dataclasses.replace(first, running=False, pid=None)
+    assert slapd.status(site) == dataclasses.replace(first, running=False, pid=None, since=None)
     assert processes(site) == []
     slapd.stop(site)
     assert slapd.start(site).running
@@ -94,7 +94,7 @@ def test_it_starts_again_after_kill_9(site: Site) -> None:
     os.waitpid(first.pid, 0)
     assert conf.pid_file(site).exists()
     assert listening.socket_file(site).exists()
-    assert slapd.status(site) == dataclasses.replace(first, running=False, pid=None)
+    assert slapd.status(site) == dataclasses.replace(first, running=False, pid=None, since=None)
     second = slapd.start(site)
     assert second.pid not in (None, first.pid)
     with open_directory(site) as directory:
