@@ -59,7 +59,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
     from statelesskit.fleet import told_by
     from statelesskit.push_history import earlier
 
-    with open_directory(site_of(ctx)) as directory:
+    with open_directory(site_of(ctx), or_replica=True) as directory:
         one = directory.channel(name)
         groups = directory.groups()
         back = earlier(one, pushes(directory, name))

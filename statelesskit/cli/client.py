@@ -60,7 +60,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
     from statelesskit.directory.groups import groups_of
     from statelesskit.fleet import drift
 
-    with open_directory(site_of(ctx)) as directory:
+    with open_directory(site_of(ctx), or_replica=True) as directory:
         one, report = directory.client(name), directory.report_of(name)
         groups = [group.name for group in groups_of(directory, name)]
     found = {

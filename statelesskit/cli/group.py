@@ -29,7 +29,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     from statelesskit.directory import open_directory
     from statelesskit.fleet import group_rows
 
-    with open_directory(site_of(ctx)) as directory:
+    with open_directory(site_of(ctx), or_replica=True) as directory:
         rows = group_rows(directory.groups())
     if as_json:
         for row in rows:
@@ -49,7 +49,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
     from statelesskit.directory.groups import group_named
     from statelesskit.fleet import group_rows
 
-    with open_directory(site_of(ctx)) as directory:
+    with open_directory(site_of(ctx), or_replica=True) as directory:
         found = group_named(directory, name)
     (facts,) = group_rows([found])
     members, nested, strangers = sorted(found.members), sorted(found.nested), sorted(found.strangers)

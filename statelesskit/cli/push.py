@@ -30,7 +30,7 @@ def status(ctx: click.Context, channel: str, as_json: bool) -> None:
     from statelesskit.directory import open_directory
     from statelesskit.push_history import history_rows
 
-    with open_directory(site_of(ctx)) as directory:
+    with open_directory(site_of(ctx), or_replica=True) as directory:
         rows = history_rows(directory, channel)
     if as_json:
         for row in rows:
