@@ -107,7 +107,7 @@ def _opened(site: Site, uri: str, answer_within_s: int) -> Connection:
         check_names=False,
         return_empty_attributes=False,
     )
-    with translated(server.name):
+    with translated(server.name, stranger=not local):
         try:
             connection.open(read_server_info=False)
             if not local and not server.ssl:

@@ -150,7 +150,8 @@ def _still_good(site: Site, ca: x509.Certificate, now: datetime) -> bool:
         server.verify_directly_issued_by(ca)
     except (FileNotFoundError, ValueError, InvalidSignature):
         return False
-    return server.not_valid_after_utc - now > timedelta(days=RENEW_DAYS)
+    # Of the future it is when the clock was wrong; it must not be waited for.
+    return server.not_valid_before_utc <= now and server.not_valid_after_utc - now > timedelta(days=RENEW_DAYS)
 
 
 def _unsigned(
