@@ -137,8 +137,10 @@ def _directory(site: Site) -> Iterator[Diagnosis]:
     if site.server.is_private:
         yield _filled(site)
     for lag in lags(site):
-        late = lag.note or (lag.behind_s or 0) > LATE_S
-        yield Diagnosis("replica", "warning" if late else "ok", str(lag), "statelesskit directory replica status")
+        late = lag.note or lag.ends_soon or (lag.behind_s or 0) > LATE_S
+        yield Diagnosis(
+            "replica", "warning" if late else "ok", str(lag), "start it again; the certificate: directory replica init"
+        )
 
 
 def _filled(site: Site) -> Diagnosis:

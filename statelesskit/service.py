@@ -21,6 +21,7 @@ from statelesskit.errors import CancelledError, ConflictError, RefusedError, Sta
 from statelesskit.fs import canonical_json
 from statelesskit.lock import held, user_name
 from statelesskit.progress import SILENT, Progress
+from statelesskit.progress import shown as shown_by
 
 AT_ONCE = "at once"  # a person at the command line, who gives no digest and wants no second look
 AUTO = "auto"  # nobody is looking: within the site's policy only
@@ -83,6 +84,7 @@ def perform(
 
 def _perform(site: Site, action: Action, confirm: str, record: Record, progress: Progress) -> Outcome:
     with ExitStack() as locks:
+        locks.enter_context(shown_by(progress))
         shared = dict.fromkeys(action.uses(), True) | dict.fromkeys(action.objects(), False)
         for name in sorted(shared):  # all in one order, so that two never wait for each other
             what, _, rest = name.partition("/")

@@ -73,7 +73,7 @@ def check_listening(site: Site) -> None:
         return
     with (
         suppress(LockedError, OSError),
-        held(site.lock_file("directory"), what="the directory", doing="await its start", wait_s=site.server.patience_s),
+        held(site.lock_file("directory"), what="it", doing="await it", wait_s=site.server.patience_s, shared=True),
     ):
         pass
     if not is_listening(site):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from statelesskit.config import FOLDERS, FORMAT, TEMPLATE, Site, check_uri, load
 from statelesskit.directory.conf import ldaps_uri, prepare
 from statelesskit.directory.failures import translated
 from statelesskit.directory.replication import READER, REPLICATOR
-from statelesskit.directory.session import Connection, connect, disconnect
-from statelesskit.directory.tls import ca_certificate, make_identity, server_identity
+from statelesskit.directory.session import Connection, certificate_end, connect, disconnect
+from statelesskit.directory.tls import RENEW_DAYS, ca_certificate, make_identity, server_identity
 from statelesskit.errors import (
     DirectoryAwayError,
     DirectoryUnavailableError,
@@ -204,24 +204,34 @@ class Lag:
     Attributes:
         last_change: when the last change it knows of was made; None if it does not say.
         behind_s: how much younger its provider's last change is; None if either does not answer.
+        ends_at: when its certificate ends.
         note: what keeps it from answering.
     """
 
     uri: str
     last_change: datetime | None
     behind_s: float | None
+    ends_at: datetime | None = None
     note: str = ""
+
+    @property
+    def ends_soon(self) -> bool:
+        return self.ends_at is not None and self.ends_at - datetime.now(UTC) < timedelta(days=RENEW_DAYS)
 
     def __str__(self) -> str:
         if self.note:
             return f"{self.uri}: {self.note}"
-        return f"{self.uri}: " + ("its provider is away" if self.behind_s is None else f"{self.behind_s:.0f} s behind")
+        found = "its provider is away" if self.behind_s is None else f"{self.behind_s:.0f} s behind"
+        if self.ends_soon:
+            found += f", its certificate ends on {self.ends_at:%Y-%m-%d}"
+        return f"{self.uri}: {found}"
 
     def row(self) -> dict[str, Any]:
         return {
             "replica": self.uri,
             "last_change": _utc(self.last_change) if self.last_change else None,
             "behind_s": self.behind_s,
+            "certificate_ends": _utc(self.ends_at) if self.ends_at else None,
             "note": self.note,
         }
 
@@ -231,24 +241,25 @@ def lags(site: Site) -> list[Lag]:
     if not site.server.replicas:
         return []
     try:
-        newest = _last_change_at(site, "")
+        newest, _ = _asked(site, "")
     except StatelessError:
         newest = None
     found = []
     for uri in site.server.replicas:
         try:
-            seen = _last_change_at(site, uri)
+            seen, ends_at = _asked(site, uri)
         except StatelessError as error:
-            found.append(Lag(uri, None, None, error.message))
+            found.append(Lag(uri, None, None, note=error.message))
         else:
-            found.append(Lag(uri, seen, max(0.0, (newest - seen).total_seconds()) if newest else None))
+            found.append(Lag(uri, seen, max(0.0, (newest - seen).total_seconds()) if newest else None, ends_at))
     return found
 
 
-def _last_change_at(site: Site, uri: str) -> datetime:
+def _asked(site: Site, uri: str) -> tuple[datetime, datetime | None]:
+    """Return when the last change was made that a server knows of, and when its certificate ends, if it has one."""
     connection = connect_to_replica(site, uri) if uri else connect(site)
     try:
-        return last_change(connection, site.base_dn)
+        return last_change(connection, site.base_dn), certificate_end(connection)
     finally:
         disconnect(connection)
 

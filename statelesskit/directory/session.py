@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import ldap3
 from ldap3.core import exceptions as ldap
@@ -77,10 +78,17 @@ def look_at(site: Site, uri: str) -> Peer:
     """
     connection = _opened(site, uri, CONNECT_TIMEOUT_S)
     try:
-        ends = ssl.cert_time_to_seconds(connection.socket.getpeercert()["notAfter"])
-        return Peer(connection.socket.version(), datetime.fromtimestamp(ends, UTC))
+        return Peer(connection.socket.version(), certificate_end(connection) or datetime.now(UTC))
     finally:
         disconnect(connection)
+
+
+def certificate_end(connection: Connection) -> datetime | None:
+    """Return when the certificate ends that the server showed; None for a unix socket."""
+    if not isinstance(connection.socket, ssl.SSLSocket):
+        return None
+    shown: Any = connection.socket.getpeercert()
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(shown["notAfter"]), UTC)
 
 
 def _opened(site: Site, uri: str, answer_within_s: int) -> Connection:

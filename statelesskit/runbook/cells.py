@@ -127,6 +127,12 @@ class FileProgress(Progress):
         self._told["line"] = line
         self._write_soon()
 
+    def waiting(self, line: str) -> None:
+        if not self._told:
+            self.stage("waiting")
+        self._told["line"] = line
+        self._write()
+
     def _write_soon(self) -> None:
         if time.monotonic() - self._written > self.EVERY_S:
             self._write()

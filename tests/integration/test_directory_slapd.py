@@ -170,10 +170,10 @@ def test_a_configuration_changed_by_hand_is_made_again(site: Site) -> None:
     good = conf.conf_file(site).read_bytes()
     conf.conf_file(site).write_bytes(b"access to * by * write\n")
     slapd.prepare(site)
-    before = conf.conf_file(site).stat()
+    before = conf.conf_file(site).stat().st_mtime_ns
     slapd.prepare(site)
     assert conf.conf_file(site).read_bytes() == good
-    assert conf.conf_file(site).stat() == before
+    assert conf.conf_file(site).stat().st_mtime_ns == before
 
 
 def test_slaptest_finds_nothing(site: Site) -> None:

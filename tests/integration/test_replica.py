@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -279,6 +280,23 @@ def test_made_again_it_keeps_what_it_holds_and_gets_a_new_certificate(provider: 
 
 
 # --- as a person does it ----------------------------------------------------------------------------
+
+
+def test_a_certificate_that_ends_soon_is_told(provider: Site, follower: Site) -> None:
+    [lag] = lags(provider)
+    assert lag.ends_at is not None
+    assert not lag.ends_soon
+    slapd.stop(follower)
+    tls.make_identity(
+        provider,
+        tls.server_identity(follower),
+        "replicator",
+        now=datetime.now(UTC) - timedelta(days=tls.SERVER_DAYS - 5),
+    )
+    slapd.start(follower)
+    [lag] = lags(provider)
+    assert "its certificate ends on" in str(lag)
+    assert [row.state for row in doctor.examine(provider) if row.check == "replica"] == ["warning"]
 
 
 def test_from_the_command_line(fleet: Fleet, tmp_path: Path) -> None:
