@@ -151,24 +151,25 @@ def connect_for_reading(site: Site) -> Connection:
         for uri in site.server.replicas:
             try:
                 connection = connect_to_replica(site, uri)
-                _say_how_old(connection, site.base_dn, f"the replica {uri}", f"; {away.message}")
+                _say_how_old(connection, site, f"the replica {uri}", f"; {away.message}")
             except StatelessError as error:
                 away.message += f"; nor does a replica help: {error.message}"
             else:
                 return connection
         raise
     if site.server.provider:
-        _say_how_old(connection, site.base_dn, f"a replica of {site.server.provider}")
+        _say_how_old(connection, site, f"a replica of {site.server.provider}")
     return connection
 
 
-def _say_how_old(connection: Connection, base_dn: str, which: str, why: str = "") -> None:
+def _say_how_old(connection: Connection, site: Site, which: str, why: str = "") -> None:
     try:
-        seen = last_change(connection, base_dn)
+        seen = last_change(connection, site)
     except BaseException:
         disconnect(connection)
         raise
-    current().waiting(f"read from {which}, which knows all changes up to {_utc(seen)}{why}")
+    age = f"which knows all changes up to {_utc(seen)}" if seen else "which does not tell how old that is"
+    current().waiting(f"read from {which}, {age}{why}")
 
 
 def connect_to_replica(site: Site, uri: str) -> Connection:
@@ -179,22 +180,24 @@ def connect_to_replica(site: Site, uri: str) -> Connection:
     return connect(replace(site, server=server), uri=uri)
 
 
-def last_change(connection: Connection, base_dn: str) -> datetime:
-    """Return when the last change was made that a server knows of (contextCSN).
+def last_change(connection: Connection, site: Site) -> datetime | None:
+    """Return when the last change was made that a server knows of (contextCSN); None if it is no OpenLDAP that tells.
 
     Raises:
         DirectoryUnavailableError: it has not got everything yet since it was made.
     """
     entries: list[dict[str, Any]] = []
     with translated(connection.server.name), suppress(ldap.LDAPNoSuchObjectResult):
-        _, _, entries, _ = connection.search(base_dn, "(objectClass=*)", ldap3.BASE, attributes=["contextCSN"])
+        _, _, entries, _ = connection.search(site.base_dn, "(objectClass=*)", ldap3.BASE, attributes=["contextCSN"])
     found = [value for entry in entries for value in entry["raw_attributes"].get("contextCSN", ())]
-    if not found:
-        raise DirectoryUnavailableError(
-            f"the server at {connection.server.name} has not caught up since it was made",
-            hint="wait until it has reached its provider: statelesskit directory replica status",
-        )
-    return datetime.strptime(max(found)[:14].decode(), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    if found:
+        return datetime.strptime(max(found)[:21].decode(), "%Y%m%d%H%M%S.%f").replace(tzinfo=UTC)
+    if not site.server.is_private:
+        return None
+    raise DirectoryUnavailableError(
+        f"the server at {connection.server.name} has not caught up since it was made",
+        hint="wait until it has reached its provider: statelesskit directory replica status",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +205,7 @@ class Lag:
     """How a replica stands.
 
     Attributes:
-        last_change: when the last change it knows of was made; None if it does not say.
+        last_change: when the last change it knows of was made; None if it does not tell.
         behind_s: how much younger its provider's last change is; None if either does not answer.
         ends_at: when its certificate ends.
         note: what keeps it from answering.
@@ -221,7 +224,7 @@ class Lag:
     def __str__(self) -> str:
         if self.note:
             return f"{self.uri}: {self.note}"
-        found = "its provider is away" if self.behind_s is None else f"{self.behind_s:.0f} s behind"
+        found = "nobody knows how far behind" if self.behind_s is None else f"{self.behind_s:.0f} s behind"
         if self.ends_soon:
             found += f", its certificate ends on {self.ends_at:%Y-%m-%d}"
         return f"{self.uri}: {found}"
@@ -251,15 +254,16 @@ def lags(site: Site) -> list[Lag]:
         except StatelessError as error:
             found.append(Lag(uri, None, None, note=error.message))
         else:
-            found.append(Lag(uri, seen, max(0.0, (newest - seen).total_seconds()) if newest else None, ends_at))
+            behind_s = max(0.0, (newest - seen).total_seconds()) if newest and seen else None
+            found.append(Lag(uri, seen, behind_s, ends_at))
     return found
 
 
-def _asked(site: Site, uri: str) -> tuple[datetime, datetime | None]:
+def _asked(site: Site, uri: str) -> tuple[datetime | None, datetime | None]:
     """Return when the last change was made that a server knows of, and when its certificate ends, if it has one."""
     connection = connect_to_replica(site, uri) if uri else connect(site)
     try:
-        return last_change(connection, site.base_dn), certificate_end(connection)
+        return last_change(connection, site), certificate_end(connection)
     finally:
         disconnect(connection)
 
