@@ -13,6 +13,8 @@ from statelesskit.actions.policy import unattended
 from statelesskit.config import Site
 from statelesskit.names import split_channel
 
+_BEFORE = {"serial": "serial", "snapshot": "from", "previous": "previous"}
+
 
 @dataclass(frozen=True)
 class _Push(Action):
@@ -96,6 +98,9 @@ class _Push(Action):
             "snapshot": moved.snapshot,
             "clients": len(plan.facts["clients"]),
             "record": work.record,
+            # Both are sure: the modify was made because the one stood there, and it wrote the other.
+            "before": {name: plan.facts[fact] for name, fact in _BEFORE.items()},
+            "after": {"serial": moved.serial, "snapshot": moved.snapshot, "previous": moved.previous},
         }
 
     def unchanged(self, plan: Plan) -> dict[str, Any]:

@@ -251,7 +251,7 @@ class Directory:
             **_moved(moved_by, moved_at, record),
         }
         self.ldap.add(self.layout.channel(name), attributes, "channel", name)
-        return self._noted(name)
+        return self._noted(name, attributes)
 
     def move_channel(
         self, name: str, *, serial: int, to: str | None, moved_by: str, moved_at: datetime, record: str
@@ -279,7 +279,8 @@ class Directory:
         }
         if old.number("skSerial") != serial or not self.ldap.modify(self.layout.channel(name), change):
             raise moved_by_other(self.channel(name), serial)
-        return self._noted(name)
+        made: Attributes = {"skSerial": [str(serial + 1)], "skSnapshotDN": target, "skPreviousSnapshotDN": was}
+        return self._noted(name, made | _moved(moved_by, moved_at, record))
 
     def remove_channel(self, name: str, *, serial: int, moved_by: str, moved_at: datetime, record: str) -> Channel:
         """Move a channel to nothing, and remove it; return what its history says last. Asks for no followers.
@@ -414,9 +415,9 @@ class Directory:
                         hint=f"statelesskit client explain {printable(owner)}",
                     ) from None
 
-    def _noted(self, name: str) -> Channel:
-        """Enter a channel's last move into its history, and return the channel."""
-        entry = read_back(self._channel_entry, name)
+    def _noted(self, name: str, made: Attributes) -> Channel:
+        """Enter into a channel's history what was just made of it, and return that; others may have gone on since."""
+        entry = Entry(self.layout.channel(name), {kind: [one.encode() for one in made[kind]] for kind in made})
         with suppress(StatelessError):  # the push was made; the next contact writes what is missing
             note_push(self, entry)
         return channel_from(entry, self.layout)

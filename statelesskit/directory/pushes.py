@@ -5,6 +5,7 @@ An entry repeats what the channel's own entry says of its last move, and is writ
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ from ldap3.utils.conv import escape_filter_chars
 
 from statelesskit.directory.mapping import Entry, channel_from, push_attributes, push_from
 from statelesskit.directory.model import Push
-from statelesskit.errors import ExistsError
+from statelesskit.errors import ExistsError, NameInvalidError
 
 if TYPE_CHECKING:
     from statelesskit.directory.fleet import Directory
+
+LINES_AT_ONCE = 500  # names in one filter
 
 
 def pushes(directory: Directory, channel: str | None = None) -> list[Push]:
@@ -34,7 +37,11 @@ def last_serial(directory: Directory, channel: str) -> int:
 
 
 def note_push(directory: Directory, channel: Entry) -> None:
-    """Enter a channel's last move, unless it is entered, or the channel does not say when it was moved."""
+    """Enter a channel's last move, unless it is entered, or its entry does not say when that was.
+
+    Raises:
+        NameInvalidError: it has a name that none of ours can be.
+    """
     if channel.text("skMovedAt"):
         moved = channel_from(channel, directory.layout)
         with suppress(ExistsError):
@@ -43,16 +50,30 @@ def note_push(directory: Directory, channel: Entry) -> None:
 
 
 def complete_history(directory: Directory) -> list[str]:
-    """Enter the last moves that lost their entry; return the channels that had lost one."""
-    entered = {(push.channel, push.serial) for push in pushes(directory)}
-    found = directory.ldap.search(directory.layout.folder("prototypes"), "objectClass=skChannel")
-    missing = {channel_from(entry, directory.layout).name: entry for entry in found}
-    for name, entry in list(missing.items()):
-        if (name, entry.number("skSerial")) in entered or not entry.text("skMovedAt"):
-            del missing[name]
-        else:
-            note_push(directory, entry)
-    return sorted(missing)
+    """Enter the last moves that lost their line; return the channels that had lost one."""
+    entries = directory.ldap.search(directory.layout.folder("prototypes"), "objectClass=skChannel")
+    wanted = {_line_of(directory, entry): entry for entry in entries if entry.text("skMovedAt")}
+    found: set[str] = set()
+    for some in batched([*wanted], LINES_AT_ONCE):
+        rule = "|" + "".join(f"(cn={escape_filter_chars(name)})" for name in some)
+        entered = directory.ldap.search(directory.layout.folder("pushes"), rule, ldap3.LEVEL)
+        found |= {name.casefold() for entry in entered for name in entry.texts("cn")}
+    completed = []
+    for name, entry in wanted.items():
+        if name not in found:
+            with suppress(NameInvalidError):  # another tool's, which a check names
+                note_push(directory, entry)
+                completed.append(name.rpartition("/")[0])
+    return sorted(completed)
+
+
+def _line_of(directory: Directory, channel: Entry) -> str:
+    found = channel_from(channel, directory.layout)
+    return f"{found.name}/{found.serial}".casefold()
+
+
+def batched(items: list[str], size: int) -> Iterator[list[str]]:
+    return (items[first : first + size] for first in range(0, len(items), size))
 
 
 def ways_back(history: list[Push], now: str | None) -> list[str]:

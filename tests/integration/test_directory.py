@@ -178,14 +178,14 @@ def test_a_server_that_falls_silent_may_have_made_the_change(
 def test_a_server_that_goes_away_after_the_change_has_made_it(
     fleet: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(self: Directory, name: str) -> Entry:
+    def away(self: Directory, name: str) -> Client:
         raise DirectoryUnavailableError("away")
 
-    monkeypatch.setattr(Directory, "_channel_entry", away)
-    with pytest.raises(DirectoryUnavailableError, match="desktop/late was written, but could not be read again"):
-        fleet.add_channel("desktop/late", ONE, moved_by="ann", moved_at=AT, record="r1")
+    monkeypatch.setattr(Directory, "client", away)
+    with pytest.raises(DirectoryUnavailableError, match="late was written, but could not be read again"):
+        fleet.add_client(Client("late", "live"))
     monkeypatch.undo()
-    assert fleet.channel("desktop/late").serial == 1
+    assert fleet.client("late").mode == "live"
 
 
 # --- prototypes and snapshots ---------------------------------------------------------------------

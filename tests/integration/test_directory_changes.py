@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -211,6 +212,47 @@ def test_a_push_that_loses_its_line_is_a_push_and_gets_it_later(
     assert [one.serial for one in pushes(fleet)] == [1]
     assert complete_history(fleet) == ["desktop/stable"]
     assert pushes(fleet)[1] == Push("desktop/stable", 2, ONE, TWO, "ben", LATER, "r2")
+    assert complete_history(fleet) == []
+
+
+def test_of_many_who_push_in_rounds_each_round_has_one_line(running: Site, fleet: Directory) -> None:
+    """Whoever wins, the history is whole: every serial once, each from where the one before went."""
+    rounds, movers = 6, 6
+    begin = threading.Barrier(movers)
+
+    def mover(number: int) -> list[int]:
+        won = []
+        with open_directory(running) as mine:
+            for serial in range(1, rounds + 1):
+                begin.wait(timeout=30)
+                to = (ONE, TWO, THREE)[(number + serial) % 3]
+                with suppress(ConflictError):
+                    record = f"r{serial}-{number}"
+                    moved = mine.move_channel(
+                        "desktop/stable", serial=serial, to=to, moved_by=str(number), moved_at=LATER, record=record
+                    )
+                    assert (moved.serial, moved.snapshot, moved.record) == (serial + 1, to, record)
+                    won.append(serial)
+        return won
+
+    with ThreadPoolExecutor(movers) as pool:
+        won = [serial for serials in pool.map(mover, range(movers)) for serial in serials]
+    assert sorted(won) == list(range(1, rounds + 1))
+    lines = pushes(fleet, "desktop/stable")
+    assert [one.serial for one in lines] == list(range(1, rounds + 2))
+    assert [one.before for one in lines[1:]] == [one.after for one in lines[:-1]]
+    assert lines[-1].record == fleet.channel("desktop/stable").record
+
+
+def test_channels_of_others_do_not_stop_the_history(running: Site, fleet: Directory) -> None:
+    odd = "cn=*)(x\\2C,cn=desktop,ou=prototypes,ou=stateless"
+    entry = "objectClass: skChannel\nskSerial: 1\nskMovedAt: 20261124000000Z\n"
+    tool(
+        running,
+        "ldapadd",
+        stdin=f"dn: {odd}\n{entry}\ndn: {odd.replace('*)(x', 'by-hand')}\n{entry}".replace("by-hand\\2C", "by-hand"),
+    )
+    assert complete_history(fleet) == ["desktop/by-hand"]
     assert complete_history(fleet) == []
 
 
