@@ -9,7 +9,7 @@ from typing import Any
 from statelesskit.directory import Assignment, Client, Directory, Group, resolve
 from statelesskit.directory.model import Report
 from statelesskit.directory.otherwise import otherwise
-from statelesskit.directory.resolution import decided_by
+from statelesskit.directory.resolution import decided_by, groups_by_client
 from statelesskit.names import printable
 
 
@@ -37,9 +37,9 @@ def fleet_rows(
 
 def told_by(channel: str, clients: Iterable[Client], groups: Sequence[Group]) -> list[str]:
     """Return the clients that run what a channel says, through their own entry or a group."""
-    found = []
+    found, groups_of = [], groups_by_client(groups)
     for client in clients:
-        deciding = decided_by(client, groups)[0] if client.mode != "thick" else []
+        deciding = decided_by(client, groups_of(client.name))[0] if client.mode != "thick" else []
         if len(deciding) == 1 and deciding[0].channel == channel and not deciding[0].pin:
             found.append(client.name)
     return found

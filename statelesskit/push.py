@@ -15,6 +15,7 @@ from typing import Any
 from statelesskit.action import check
 from statelesskit.config import Site
 from statelesskit.directory import Assignment, Channel, Client, Directory, assignments, resolve
+from statelesskit.directory.resolution import groups_by_client
 from statelesskit.errors import DamagedError, NotFoundError, RefusedError
 from statelesskit.names import prototype_of, split_channel
 from statelesskit.register import entry_of
@@ -85,14 +86,16 @@ def _moves(
 ) -> tuple[tuple[Move, ...], dict[str, int]]:
     channels = {one.name: one for one in directory.channels()}
     moved = channels | {channel.name: replace(channel, snapshot=snapshot.name, serial=channel.serial + 1)}
-    groups = directory.groups()
+    groups_of = groups_by_client(directory.groups())
     # A snapshot taken while the directory was away is entered when the plan is applied.
     snapshots = {one.name: one for one in directory.snapshots()} | {snapshot.name: entry_of(snapshot)}
     size = cache(lambda before: _bytes_between(site, before, snapshot))
     moves, unmoved = [], {"other channel, pin or none": 0, "thick": 0, "already there": 0}
     for client in sorted(directory.clients(), key=lambda one: one.name):
-        before = resolve(client, channels, groups, snapshots)
-        after = resolve(client, moved, groups, snapshots)
+        groups = groups_of(client.name)
+        before = after = resolve(client, channels, groups, snapshots)
+        if not client.pin and client.channel in (None, channel.name):  # else no channel but its own moves it
+            after = resolve(client, moved, groups, snapshots)
         if before.snapshot != after.snapshot:
             fetched = size(before.snapshot) if client.mode == "caching" else None
             moves.append(Move(client.name, client.mode, before.snapshot, after.snapshot, after.because[0], fetched))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from statelesskit.directory.model import Channel, Client, Group, PrototypeEntry, Push, Report, SnapshotEntry
 from statelesskit.directory.pushes import pushes
-from statelesskit.directory.resolution import resolve
+from statelesskit.directory.resolution import groups_by_client, resolve
 from statelesskit.errors import NameInvalidError
 from statelesskit.names import check_name, normalise_mac, printable
 
@@ -76,9 +76,9 @@ def find_faults(fleet: Fleet, deleted: frozenset[str]) -> Iterator[Finding]:
     for group in fleet.groups.values():
         yield from _group(fleet, group)
     yield from _addresses(fleet.clients.values())
-    groups = list(fleet.groups.values())
+    groups = groups_by_client(list(fleet.groups.values()))
     for client in fleet.clients.values():
-        yield from _client(fleet, client, groups)
+        yield from _client(fleet, client, groups(client.name))
 
 
 def finding(kind: str, name: str, text: str, hint: str = "") -> Finding:

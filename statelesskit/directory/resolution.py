@@ -6,7 +6,8 @@ a client that does not boot is repaired in a minute, one that boots the wrong th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,8 +110,21 @@ def assignments(directory: Directory) -> list[tuple[Client, Assignment]]:
     """Return every client with what it shall run, by four searches however many clients there are."""
     channels = {channel.name: channel for channel in directory.channels()}
     snapshots = {snapshot.name: snapshot for snapshot in directory.snapshots()}
-    groups = directory.groups()
-    return [(client, resolve(client, channels, groups, snapshots)) for client in directory.clients()]
+    groups_of = groups_by_client(directory.groups())
+    return [(client, resolve(client, channels, groups_of(client.name), snapshots)) for client in directory.clients()]
+
+
+def groups_by_client(groups: Iterable[Group]) -> Callable[[str], list[Group]]:
+    """Return what gives those of the groups that :func:`resolve` needs for a client; it does not look at the rest."""
+    nesting: list[Group] = []
+    of_each: defaultdict[str, list[Group]] = defaultdict(list)
+    for group in groups:
+        if group.nested:
+            nesting.append(group)
+            continue
+        for name in group.members:
+            of_each[name].append(group)
+    return lambda name: [*of_each.get(name, ()), *nesting]
 
 
 def _nothing(because: Sequence[str]) -> Assignment:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from statelesskit.directory import Assignment, Channel, Client, Group, SnapshotEntry, resolve
 from statelesskit.directory.otherwise import otherwise
+from statelesskit.directory.resolution import groups_by_client
 
 AT = datetime(2026, 11, 23, 7, 30, tzinfo=UTC)
 ONE, TWO, BAD = "desktop-20261101T000000Z", "desktop-20261102T000000Z", "desktop-20261103T000000Z"
@@ -222,3 +223,4 @@ def test_any_fleet_has_an_answer_and_a_way_to_another(who: Client, groups: list[
     without = [one for one in groups if "c1" in one.members or any(
         other.name in one.nested and "c1" in other.members for other in groups)]  # fmt: skip
     assert ask(who, *without) == found
+    assert ask(who, *groups_by_client(groups)(who.name)) == found
