@@ -277,6 +277,7 @@ class Directory:
         change |= {
             kind: [(ldap3.MODIFY_REPLACE, values)] for kind, values in _moved(moved_by, moved_at, record).items()
         }
+        change = {kind: steps for kind, steps in change.items() if steps}  # from nothing to nothing
         if old.number("skSerial") != serial or not self.ldap.modify(self.layout.channel(name), change):
             raise moved_by_other(self.channel(name), serial)
         made: Attributes = {"skSerial": [str(serial + 1)], "skSnapshotDN": target, "skPreviousSnapshotDN": was}

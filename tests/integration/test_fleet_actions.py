@@ -308,6 +308,53 @@ def test_who_pushes_too_late_is_told_by_whom_from_what_to_what(made: tuple[Fleet
     assert [one["to"] for one in fleet.json("push", "status", "desktop/stable")] == [names[3], names[0]]
 
 
+def test_a_removal_that_is_cut_off_is_ended_by_the_next(
+    made: tuple[Fleet, list[str]], fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a channel, and of a client: after each change the directory makes of it."""
+    site = fleet.site
+    perform(site, "group create", name="lab")
+    perform(site, "group add", name="lab", clients="c1")
+    report(site, "c1", made[1][0], datetime.now(UTC))
+    delete, left = Operations.delete, [0]
+
+    def stop(self: Operations, dn: str) -> bool:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return delete(self, dn)
+
+    for verb, words, count in (
+        ("client remove", {"name": "c1"}, 2),
+        ("channel remove", {"channel": "desktop/stable"}, 1),
+    ):
+        for left[0] in range(count):
+            with monkeypatch.context() as patch:
+                patch.setattr(Operations, "delete", stop)
+                with pytest.raises(KeyboardInterrupt):
+                    perform(site, verb, **words)
+            assert runs(site)["c1"] is None
+        perform(site, verb, **words)
+        if verb == "client remove":
+            perform(site, "client add", name="c1", mode="live")
+    assert fleet.json("group", "show", "lab")[0]["clients"] == []
+    assert [one["to"] for one in fleet.json("push", "status", "desktop/stable")] == [None, None, made[1][0]]
+
+
+@pytest.mark.kernel
+def test_the_runbooks_do_it_with_nobody_there(made: tuple[Fleet, list[str]], fleet: Fleet) -> None:
+    _, names = made
+    perform(fleet.site, "group create", name="lab", channel="desktop/stable")
+    for runbook, words in {
+        "42-pin-client": ["name=c2", f"snapshot={names[1]}"],
+        "43-add-to-group": ["name=lab", "clients=c1 c3"],
+    }.items():
+        given = [part for word in [*words, "confirm=auto"] for part in ("-p", word)]
+        done = fleet.run("run", runbook, *given)
+        assert done.returncode == 0, done.stderr
+    assert runs(fleet.site) == {"c1": names[0], "c2": names[1], "c3": names[0], "t1": None}
+
+
 # --- the check -----------------------------------------------------------------------------------------
 
 
