@@ -10,6 +10,7 @@ from statelesskit.directory import Directory
 from statelesskit.directory.consistency import Finding, Fleet, find_faults, finding, read_fleet
 from statelesskit.directory.server import server_findings
 from statelesskit.prototype import list_prototypes
+from statelesskit.push_records import without_record
 from statelesskit.retention import decide, needed_by_fleet
 from statelesskit.snapshot import Snapshot, list_snapshots
 from statelesskit.snapshot.deleted import deletions
@@ -31,7 +32,7 @@ def check_directory(site: Site, directory: Directory) -> Iterator[Finding]:
     yield from _against_disk(site, fleet, there)
     yield from _partial(site, fleet, there)
     yield from _unneeded(site, fleet, list(there.values()))
-    yield from _without_record(site, fleet)
+    yield from without_record(site, fleet.channels.values(), fleet.pushes)
     for more in BEYOND:
         yield from more(site, directory)
 
@@ -96,16 +97,3 @@ def _unneeded(site: Site, fleet: Fleet, snapshots: list[Snapshot]) -> Iterator[F
         if not decision.reasons:
             text = "is needed by nobody, and no rule keeps it"
             yield finding("snapshot", decision.snapshot.name, text, "statelesskit snapshot collect")
-
-
-def _without_record(site: Site, fleet: Fleet) -> Iterator[Finding]:
-    """Channels whose serial nobody has evidence of."""
-    records = {path.name for path in site.records.iterdir()}
-    for channel in fleet.channels.values():
-        if not channel.record:
-            text = f"names no record of the push to serial {channel.serial}"
-        elif channel.record not in records:
-            text = f"names the record {channel.record} of the push to serial {channel.serial}, which is not there"
-        else:
-            continue
-        yield finding("channel", channel.name, text, "it was changed past this tool, or a record was removed")

@@ -373,6 +373,43 @@ def test_a_sound_directory_is_silent(fleet: Fleet) -> None:
     assert check(fleet) == []
 
 
+def test_a_borrowed_record_is_named(made: tuple[Fleet, list[str]], fleet: Fleet) -> None:
+    """Somebody moves a channel by ldapmodify, as a push would, and names the record of another push."""
+    _, names = made
+    other = perform(fleet.site, "push apply", channel="desktop/testing", snapshot=names[0])
+    change = (
+        f"changetype: modify\nreplace: skSerial\nskSerial: 2\n-\nreplace: skSnapshotDN\nskSnapshotDN: cn={names[1]},"
+        f"cn=desktop,ou=prototypes,ou=stateless\n-\nreplace: skRecord\nskRecord: {other['record']}\n"
+    )
+    tool(fleet.site, "ldapmodify", stdin=f"dn: {STABLE}\n{change}")
+    text = f"names the record {other['record']} of the push to serial 2, which tells of no such push"
+    assert ("channel desktop/stable", text) in check(fleet)
+    with open_directory(fleet.site) as directory:
+        register(fleet.site, directory)  # which gives it a line in the history, and no record
+    assert check(fleet, "channel") == [("channel desktop/stable", text)]
+
+
+def test_what_nobody_needs_and_what_is_partial_is_named(made: tuple[Fleet, list[str]], fleet: Fleet) -> None:
+    import dataclasses
+
+    from statelesskit.config import Retention
+    from statelesskit.directory_check import check_directory
+    from statelesskit.snapshot.whole import mark_of
+
+    _, names = made
+    site = dataclasses.replace(fleet.site, retention=Retention(last=1))
+    perform(site, "client pin", name="c1", snapshot=names[0])
+    mark_of(site, names[0]).write_text("{}")
+    try:
+        with open_directory(site) as directory:
+            found = {one.object: one.finding for one in check_directory(site, directory)}
+    finally:
+        mark_of(site, names[0]).unlink()
+    assert found[f"snapshot {names[0]}"] == "is partial, and channel desktop/stable points at it, as do 1 more"
+    assert found[f"snapshot {names[1]}"] == "is needed by nobody, and no rule keeps it"
+    assert f"snapshot {names[2]}" not in found
+
+
 def test_all_that_others_broke_is_named(made: tuple[Fleet, list[str]], fleet: Fleet) -> None:
     """Each by ldapmodify, past the product."""
     _, names = made
@@ -415,7 +452,7 @@ def test_all_that_others_broke_is_named(made: tuple[Fleet, list[str]], fleet: Fl
         ("channel desktop/stable", "names the record made-up of the push to serial 1, which is not there"),
         ("channel desktop/testing", "has no line in its history for serial 7"),
         ("channel desktop/extra", "points at no snapshot"),
-        ("channel desktop/extra", "names no record of the push to serial 1"),
+        ("channel desktop/extra", "has no record of the push to serial 1"),
         ("group lab", "has the member ghost, which is no client"),
         ("group lab", "has the member cn=anna,ou=people, which is neither client nor group"),
         ("group lab", "is pinned to desktop-20200101T000000Z"),
