@@ -13,6 +13,10 @@ from statelesskit import find
 from statelesskit.audit.listing import list_records
 from statelesskit.config import Site
 from statelesskit.directory import assignments, open_directory
+from statelesskit.directory.consistency import Finding
+from statelesskit.directory.model import Push
+from statelesskit.directory.pushes import pushes
+from statelesskit.directory_check import check_directory
 from statelesskit.fleet import fleet_rows
 from statelesskit.inventory import inventory
 from statelesskit.manifest import Entry
@@ -103,6 +107,19 @@ def fleet(site: Site) -> pd.DataFrame:
     """All clients, with what each is told to run."""
     with open_directory(site) as directory:
         return pd.DataFrame(fleet_rows(assignments(directory)))
+
+
+def push_history(site: Site) -> pd.DataFrame:
+    """All moves of all channels: who, when, from what to what, by which record."""
+    with open_directory(site) as directory:
+        return pd.DataFrame([asdict(one) for one in pushes(directory)], columns=[item.name for item in fields(Push)])
+
+
+def directory_findings(site: Site) -> pd.DataFrame:
+    """What ``directory check`` finds; no row means that the directory is sound."""
+    with open_directory(site) as directory:
+        found = [asdict(one) for one in check_directory(site, directory)]
+    return pd.DataFrame(found, columns=[item.name for item in fields(Finding)])
 
 
 def records(site: Site) -> pd.DataFrame:

@@ -103,6 +103,7 @@ def needed_by_fleet(
         need(channel.previous, f"{channel.name} can roll back to it")
     for client in clients:
         need(client.pin, f"client {client.name} is pinned to it")
+        need(client.reference, f"client {client.name} is compared with it")
     for group in groups:
         need(group.pin, f"group {group.name} is pinned to it")
     since = now - timedelta(days=lease_days)

@@ -198,7 +198,7 @@ class Directory:
     def pointing_at(self, name: str) -> tuple[list[Channel], list[Client], list[Group], list[Report]]:
         """Return all channels, and the clients, groups and reports that say a snapshot shall run, or runs.
 
-        One search, by what is indexed: what clients hold without running it is left out.
+        One search, by what is indexed: what clients hold without running it, or are compared with, is left out.
         """
         dn = escape_filter_chars(self.layout.snapshot(name))
         rule = f"|(objectClass=skChannel)(skSnapshotDN={dn})(skRunningSnapshotDN={dn})"

@@ -144,6 +144,8 @@ def test_a_thick_client_is_compared_and_never_told(made: tuple[Fleet, list[str]]
     assert {row["client"]: row["drift"] for row in fleet.json("client", "list")} == {
         "c1": "", "c2": "", "c3": "", "t1": drifted,
     }  # fmt: skip
+    with pytest.raises(RefusedError, match="client t1 is compared with it"):
+        perform(fleet.site, "snapshot delete", snapshot=names[1])
     perform(fleet.site, "client change", name="t1", reference=names[0])
     assert fleet.json("client", "show", "t1")[0]["drift"] == ""
 
@@ -371,6 +373,17 @@ def test_a_sound_directory_is_silent(fleet: Fleet) -> None:
     for name in ("c1", "c2", "c3"):
         perform(fleet.site, "client change", name=name, channel="desktop/stable")
     assert check(fleet) == []
+
+
+def test_history_and_findings_come_as_frames(made: tuple[Fleet, list[str]], fleet: Fleet) -> None:
+    from statelesskit import frames
+
+    _, names = made
+    perform(fleet.site, "push apply", channel="desktop/stable", snapshot=names[1])
+    history = frames.push_history(fleet.site).set_index(["channel", "serial"])
+    assert history.loc[("desktop/stable", 2), "before"] == names[0]
+    assert history.loc[("desktop/stable", 2), "after"] == names[1]
+    assert {"client c1", "client c2", "client c3"} == set(frames.directory_findings(fleet.site)["object"])
 
 
 def test_a_borrowed_record_is_named(made: tuple[Fleet, list[str]], fleet: Fleet) -> None:
