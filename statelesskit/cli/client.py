@@ -100,9 +100,9 @@ def explain(ctx: click.Context, name: str, as_json: bool) -> None:
     if as_json:
         output.json_line(asdict(told))
         return
-    click.echo(f"{name}: {told.snapshot or 'nothing'}")
-    for reason in told.because:
-        click.echo(f"- {output.printable_lines(reason)}")
+    click.echo(f"{name}: {output.printable_lines(told.snapshot or 'nothing')}")
+    for reason in told.because:  # made of harmless text, and longer than printable() lets a line be
+        click.echo(f"- {reason}")
     click.echo("otherwise:")
     for way in told.otherwise:
-        click.echo(f"- {output.printable_lines(way)}")
+        click.echo(f"- {way}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
@@ -14,10 +17,24 @@ def push() -> None:
 
 
 push.add_command(plan_command(PushSnapshot, "plan", "Say who would change from what to what, and why."))
+
+
+def _show_pushed(result: Mapping[str, Any]) -> None:
+    from statelesskit.cli import output
+
+    output.facts({name: value for name, value in result.items() if name not in ("before", "after")})
+
+
 push.add_command(
-    action_command(PushSnapshot, text="Move CHANNEL to SNAPSHOT; with --plan-digest only if that is still the plan.")
+    action_command(
+        PushSnapshot,
+        show=_show_pushed,
+        text="Move CHANNEL to SNAPSHOT; with --plan-digest only if that is still the plan.",
+    )
 )
-push.add_command(action_command(RollBackPush, text="Move CHANNEL back to the snapshot it pointed at before."))
+push.add_command(
+    action_command(RollBackPush, show=_show_pushed, text="Move CHANNEL back to the snapshot it pointed at before.")
+)
 
 
 @push.command()
