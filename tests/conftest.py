@@ -20,6 +20,7 @@ CAPABILITIES = {
     "slapd": shutil.which("slapd", path=SYSTEM_PATH) is not None,
     "root": os.geteuid() == 0,
     "network": os.geteuid() == 0 and shutil.which("mmdebstrap", path=SYSTEM_PATH) is not None,
+    "ssh": shutil.which("dropbear", path=SYSTEM_PATH) is not None,
     "kernel": True,
     "browser": shutil.which("chromium", path=SYSTEM_PATH) is not None,
 }

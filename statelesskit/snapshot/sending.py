@@ -32,8 +32,28 @@ from statelesskit.snapshot.registry import HINT, Snapshot
 from statelesskit.snapshot.wire import DIGEST, VERSION, Wire
 from statelesskit.store import Store
 
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9.-]*", re.ASCII)
+_HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*", re.ASCII)
 OBJECTS_MAX = 2**32
+# Nobody is there to be asked, a host that is not known already is not talked to whatever a configuration allows,
+# and nothing but the talk goes through.
+_SSH = (
+    "ssh",
+    "-T",
+    "-o",
+    "BatchMode=yes",
+    "-o",
+    "StrictHostKeyChecking=yes",
+    "-o",
+    "ClearAllForwardings=yes",
+    "-o",
+    "ForwardAgent=no",
+    "-o",
+    "ForwardX11=no",
+    "-o",
+    "Compression=yes",
+    "--",
+)
+SSH_FAILED, NOT_FOUND = 255, 127  # exit codes of ssh(1), and of the shell on the other host
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +71,7 @@ class Target:
         words = ["--site", self.folder, "snapshot", "receive", snapshot.name, snapshot.digest, "--json"]
         if not self.host:
             return [sys.executable, "-P", "-m", "statelesskit", *words]
-        options = ["-o", "BatchMode=yes", "-o", "Compression=yes"]
-        return ["ssh", *options, "--", self.host, shlex.join(["statelesskit", *words])]
+        return [*_SSH, self.host, shlex.join(["statelesskit", *words])]
 
 
 def parse_target(text: str, site: Site) -> Target:
@@ -130,5 +149,9 @@ def _as_said(error: CommandError, target: Target) -> StatelessError:
     message = next((line.removeprefix("error: ") for line in said if line.startswith("error: ")), "")
     hint = next((line.removeprefix("hint: ") for line in said if line.startswith("hint: ")), "")
     if not message:
+        if target.host and error.returncode == SSH_FAILED:
+            error.hint = f"`ssh {target.host} true` must work without a question: its key known here, ours known there"
+        elif target.host and error.returncode == NOT_FOUND:
+            error.hint = f"`ssh {target.host} statelesskit --version` must work: link it into /usr/local/bin there"
         return error
     return kinds.get(error.returncode, StatelessError)(f"{target}: {printable(message)}", hint=printable(hint))
