@@ -39,6 +39,7 @@ class CollectSnapshots(Action):
     def plan(self, site: Site) -> Plan:
         from statelesskit.actions.needed import Fleet, look_at_fleet
         from statelesskit.collect import find_garbage, needed_objects
+        from statelesskit.export.registry import vanished
         from statelesskit.retention import decide, rules_from, stranded
         from statelesskit.snapshot import list_snapshots
 
@@ -56,6 +57,11 @@ class CollectSnapshots(Action):
         notes = [f"{packs}; about {garbage.stored_bytes / 1e6:.1f} MB are freed"]
         notes += _ways_back(fleet, {one.name for one in snapshots}, gone)
         notes += [f"{client} last said long ago that it runs one of them" for client in stranded(fleet.reports, gone)]
+        notes += [
+            f"{one.path} is not there, so it does not keep {one.snapshot}; mount its disk first if it only is away"
+            for one in vanished(site)
+            if one.snapshot in gone
+        ]
         changes = bool(go or garbage.dead or garbage.worn or garbage.set_aside)
         return Plan(
             verb=self.verb,
@@ -102,6 +108,7 @@ class CollectSnapshots(Action):
         from statelesskit.actions.needed import came_to_be_needed, look_at_fleet
         from statelesskit.directory import open_directory
         from statelesskit.errors import DirectoryUnavailableError, LockedError
+        from statelesskit.export.registry import forget_vanished
         from statelesskit.lock import held
         from statelesskit.snapshot import load
         from statelesskit.snapshot.deleted import delete
@@ -126,6 +133,8 @@ class CollectSnapshots(Action):
             except LockedError as error:
                 skipped[name] = error.message
             work.progress.advance()
+        if not self.objects_only:
+            forget_vanished(site)
         return deleted, skipped
 
 

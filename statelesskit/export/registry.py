@@ -56,6 +56,20 @@ def registered(site: Site) -> list[Export]:
     return [export for export in _all(site) if export.there]
 
 
+def vanished(site: Site) -> list[Export]:
+    """Return the exported trees that are not at their paths; the disk of one may only be unmounted."""
+    return [export for export in _all(site) if not export.there]
+
+
+def forget_vanished(site: Site) -> None:
+    """Remove what is noted of trees that are gone, once their snapshots are gone too, so that it serves nobody."""
+    for export in vanished(site):
+        if not (site.snapshots / export.snapshot).exists():
+            place = _place(site, export.path)
+            fs.remove_tree(place.with_suffix(".seen"))
+            fs.remove_tree(place)
+
+
 def register(site: Site, path: Path, top: Path, snapshot: str, prototype: str, digest: str, seen: bytes) -> None:
     """Note a tree that is about to get its name; until it has it, :func:`registered` leaves it out.
 

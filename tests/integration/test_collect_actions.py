@@ -84,6 +84,26 @@ def test_one_that_is_needed_is_not_deleted_and_it_is_said_who_needs_it(names: tu
     assert (done.returncode, str(tree) in done.stderr) == (3, True)
 
 
+def test_a_tree_that_is_gone_keeps_nothing_and_is_forgotten_with_its_snapshot(names: tuple[Fleet, list[str]]) -> None:
+    """While the snapshot is there the note stays: the tree's disk may only be away."""
+    fleet, found = names
+    tree, away = fleet.site.root.parent / "exported", fleet.site.root.parent / "away"
+    assert fleet.run("export", "tree", found[3], str(tree)).returncode == 0
+    notes = fleet.site.exports / "registered"
+    assert len(list(notes.iterdir())) == 2
+    tree.rename(away)
+    plan = fleet.run("snapshot", "collect", "--keep", "last=1", "--plan").stdout
+    assert f"{tree} is not there, so it does not keep {found[3]}" in plan
+    assert fleet.run("snapshot", "delete", found[4]).returncode == 0
+    assert len(list(notes.iterdir())) == 2
+    away.rename(tree)
+    assert fleet.run("snapshot", "delete", found[3]).returncode == 3
+    tree.rename(away)
+    assert fleet.run("snapshot", "collect", "--keep", "last=1").returncode == 0
+    assert found[3] not in there(fleet.site)
+    assert list(notes.iterdir()) == []
+
+
 def test_a_deleted_one_is_gone_everywhere_and_leaves_a_record(names: tuple[Fleet, list[str]]) -> None:
     fleet, found = names
     (told,) = fleet.json("snapshot", "delete", found[4])
