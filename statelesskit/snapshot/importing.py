@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from statelesskit import fs
 from statelesskit.archive.gather import Gathering, kept_in
 from statelesskit.archive.source import ArchiveSource
 from statelesskit.config import Site
-from statelesskit.lock import user_name
 from statelesskit.manifest import HEADER, Manifest
-from statelesskit.names import check_name, snapshot_name
+from statelesskit.names import check_name
 from statelesskit.progress import SILENT, Progress
 from statelesskit.snapshot.description import MANIFEST
-from statelesskit.snapshot.publish import CollectedError, Place, publish
+from statelesskit.snapshot.publish import CollectedError, newest, publish
 from statelesskit.snapshot.registry import Snapshot
 from statelesskit.store import Store, Writer
 from statelesskit.take import Taken
@@ -57,23 +55,7 @@ def _import_once(
     with fs.work_folder(site.snapshots / prototype) as partial:
         manifest, taken = _read(store, source, progress)
         _write_manifest(partial / MANIFEST, manifest)
-
-        def describe(place: Place) -> Snapshot:
-            now = datetime.now(UTC)
-            return Snapshot(
-                name=snapshot_name(prototype, now, place.names),
-                prototype=prototype,
-                sequence=place.sequence,
-                taken_at=now,
-                taken_by=user_name(),
-                parent=place.parent,
-                digest=manifest.digest,
-                entries=taken.entries,
-                files=taken.files,
-                bytes=taken.bytes,
-                note=note,
-            )
-
+        describe = newest(prototype, manifest.digest, taken, note)
         return publish(site, partial, prototype, store, taken.packs, describe), taken
 
 

@@ -10,18 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from statelesskit import fs
 from statelesskit.config import Site
 from statelesskit.errors import ConflictError
-from statelesskit.lock import held
+from statelesskit.lock import held, user_name
+from statelesskit.names import snapshot_name
 from statelesskit.snapshot import description
 from statelesskit.snapshot.deleted import deletions
 from statelesskit.snapshot.manifest_file import objects_in
 from statelesskit.snapshot.registry import FORMAT, Snapshot, list_snapshots
 from statelesskit.store import Store
+
+if TYPE_CHECKING:
+    from statelesskit.take import Taken
 
 REMOVAL = "removal"  # the lock of who removes packs
 WAIT_S = 600  # for somebody else to finish
@@ -65,6 +70,28 @@ class Place:
     names: frozenset[str]
     parent: str
     sequence: int
+
+
+def newest(prototype: str, digest: str, taken: Taken, note: str) -> Callable[[Place], Snapshot]:
+    """Return what describes a snapshot that was just taken here, for :func:`publish`."""
+
+    def describe(place: Place) -> Snapshot:
+        now = datetime.now(UTC)
+        return Snapshot(
+            name=snapshot_name(prototype, now, place.names),
+            prototype=prototype,
+            sequence=place.sequence,
+            taken_at=now,
+            taken_by=user_name(),
+            parent=place.parent,
+            digest=digest,
+            entries=taken.entries,
+            files=taken.files,
+            bytes=taken.bytes,
+            note=note,
+        )
+
+    return describe
 
 
 def publish(

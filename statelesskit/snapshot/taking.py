@@ -8,7 +8,6 @@ import queue
 import sys
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,14 +15,12 @@ from typing import Self
 from statelesskit import fs
 from statelesskit.config import Site
 from statelesskit.errors import NotFoundError
-from statelesskit.lock import user_name
 from statelesskit.manifest import HEADER
-from statelesskit.names import snapshot_name
 from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype import load as load_prototype
 from statelesskit.prototype.prepare import Rules, identities, load_rules
 from statelesskit.snapshot.description import MANIFEST
-from statelesskit.snapshot.publish import CollectedError, Place, publish, removal_waits
+from statelesskit.snapshot.publish import CollectedError, newest, publish, removal_waits
 from statelesskit.snapshot.registry import Snapshot, list_snapshots
 from statelesskit.store import Store
 from statelesskit.take import Taken, take_tree
@@ -66,23 +63,7 @@ def _take_once(site: Site, prototype: str, tree: Path, note: str, progress: Prog
         taken, digest = _write_manifest(
             partial / MANIFEST, tree, store, progress, memory, rules, _expected(site, prototype)
         )
-
-        def describe(place: Place) -> Snapshot:
-            now = datetime.now(UTC)
-            return Snapshot(
-                name=snapshot_name(prototype, now, place.names),
-                prototype=prototype,
-                sequence=place.sequence,
-                taken_at=now,
-                taken_by=user_name(),
-                parent=place.parent,
-                digest=digest,
-                entries=taken.entries,
-                files=taken.files,
-                bytes=taken.bytes,
-                note=note,
-            )
-
+        describe = newest(prototype, digest, taken, note)
         return publish(site, partial, prototype, store, taken.packs, describe), taken
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from statelesskit.archive.source import parse_source
 from statelesskit.config import Site
-from statelesskit.errors import DamagedError, RefusedError, UsageError
+from statelesskit.errors import DamagedError, FormatError, RefusedError, UsageError
 from statelesskit.export.oci import export_oci
 from statelesskit.export.tar import export_tar
 from statelesskit.snapshot import load_manifest
@@ -195,3 +195,16 @@ def test_an_image_must_be_named_when_there_are_several(site: Site, layout: Layou
         with pytest.raises(UsageError, match=r"images[\s\S]*one, two"):
             import_snapshot(site, "desktop", parse_source(f"oci:{layout.top}{source}"))
     assert import_snapshot(site, "desktop", parse_source(f"oci:{layout.top}:two"))[0].entries == 1
+
+
+@pytest.mark.parametrize(("limit", "most"), [("JSON_MAX", 300), ("LAYERS_MAX", 2)])
+def test_an_image_beyond_a_limit_is_refused(
+    site: Site, layout: Layout, limit: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        layout.layer(("./", None, {**DIR, "mode": 0o755}))
+    layout.finish()
+    monkeypatch.setattr(f"statelesskit.archive.layout.{limit}", most)
+    with pytest.raises(FormatError):
+        import_snapshot(site, "desktop", parse_source(f"oci:{layout.top}"))
+    assert nothing_left(site)

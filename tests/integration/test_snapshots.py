@@ -18,7 +18,7 @@ from statelesskit import fs
 from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
 from statelesskit.errors import ConfigError, DamagedError, NoSpaceError, NotFoundError
 from statelesskit.prototype.prepare import DEFAULTS, FILE, write_rules
-from statelesskit.snapshot import description, list_snapshots, load, load_manifest, set_state, taking
+from statelesskit.snapshot import description, list_snapshots, load, load_manifest, set_state
 from statelesskit.snapshot.description import ABOUT, MANIFEST
 from statelesskit.snapshot.taking import take
 from statelesskit.snapshot.verify import verify
@@ -77,7 +77,7 @@ def test_the_order_is_the_sequence_whatever_the_clock_says(
         def now(cls, tz: object = None) -> datetime:
             return datetime(2026, 11, 23, 7, 30, next(times), tzinfo=UTC)
 
-    monkeypatch.setattr(taking, "datetime", Clock)
+    monkeypatch.setattr("statelesskit.snapshot.publish.datetime", Clock)
     names = [take(site, "desktop")[0].name for _ in range(5)]
     base = "desktop-20261123T0730"
     assert names == [f"{base}05Z", f"{base}05Z-2", f"{base}05Z-3", f"{base}02Z", f"{base}07Z"]

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from statelesskit.archive.source import parse_source
+from statelesskit.archive.stream import Stream
 from statelesskit.archive.write import global_header
 from statelesskit.config import Site
 from statelesskit.errors import DamagedError, FormatError, RefusedError
 from statelesskit.export.tar import export_tar
-from statelesskit.snapshot import load_manifest
+from statelesskit.snapshot import list_snapshots, load_manifest
 from statelesskit.snapshot.importing import import_snapshot
 from statelesskit.snapshot.taking import take
 from statelesskit.store import Store
@@ -265,3 +266,45 @@ def test_an_archive_that_ends_badly_is_refused(site: Site, tmp_path: Path, name:
     with pytest.raises(FormatError):
         import_snapshot(site, "desktop", parse_source(f"tar:{path}"))
     assert nothing_left(site)
+
+
+# --- limits -----------------------------------------------------------------------------------
+
+
+def test_an_archive_that_swells_is_refused_while_it_is_read(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four kilobytes that hold four megabytes, where one is the most that is read; or that claim so in a hole."""
+    (tmp_path / "in").mkdir()
+    monkeypatch.setattr(Stream.__init__, "__defaults__", (2**20, None))
+    monkeypatch.setattr("statelesskit.archive.sparse.BYTES_MAX", 2**20)
+    packed = tmp_path / "in/bomb.tar.gz"
+    packed.write_bytes(gzip.compress(archive(tmp_path / "in", ("a", bytes(4 * 2**20), {})).read_bytes()))
+    assert packed.stat().st_size < 2**13
+    hole = archive(tmp_path / "in", ("a", b"", pax(GNU__sparse__map="", GNU__sparse__size=str(2**20 + 1))))
+    for path in (packed, hole):
+        with pytest.raises(RefusedError, match="is refused"):
+            import_snapshot(site, "desktop", parse_source(f"tar:{path}"))
+        assert nothing_left(site)
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "says"),
+    [("WEIGHT_MAX", 10_000, "more members than fit into memory"), ("MADE_MAX", 100, "too many folders are missing")],
+)
+def test_an_archive_of_too_much_is_refused(
+    site: Site, tmp_path: Path, limit: str, most: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"statelesskit.archive.gather.{limit}", most)
+    path = archive(tmp_path, *((f"folder{number}/{number}", b"", {}) for number in range(30)))
+    with pytest.raises((RefusedError, FormatError), match=says):
+        import_snapshot(site, "desktop", parse_source(f"tar:{path}"))
+    assert list_snapshots(site) == []
+
+
+def test_findings_come_to_an_end(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("statelesskit.archive.gather.FINDINGS_MAX", 5)
+    path = archive(tmp_path, *((f"folder{number}/{number}", b"", {}) for number in range(30)))
+    _, result = import_snapshot(site, "desktop", parse_source(f"tar:{path}"))
+    assert len(result.findings) == 6
+    assert "more than 5 findings" in result.findings[-1].finding
