@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from statelesskit.action import Action, Plan, Work, check, parameter
+from statelesskit.action import Action, Plan, Work, parameter
 from statelesskit.actions import choices, surveys
 from statelesskit.actions.entered import enter
+from statelesskit.actions.read_back import manifest_read_back
 from statelesskit.config import Site
 from statelesskit.fs import free_bytes
 from statelesskit.names import check_name
@@ -78,11 +79,4 @@ class ImportSnapshot(Action):
         }
 
     def verify(self, site: Site, plan: Plan, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-        from statelesskit.errors import DamagedError
-        from statelesskit.snapshot import check_manifest, load
-
-        try:
-            check_manifest(site, load(site, result["snapshot"]))
-        except DamagedError as error:
-            return [check("manifest read back", result["digest"], error.message)]
-        return [check("manifest read back", result["digest"], result["digest"])]
+        return manifest_read_back(site, result["snapshot"], result["digest"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,19 +85,8 @@ def tree(ctx: click.Context, snapshot: str, dest: Path, reread: bool, share_with
 def squashfs(ctx: click.Context, snapshot: str, dest: Path, waive: bool, as_json: bool) -> None:
     """Write SNAPSHOT as a squashfs image at DEST; what the format can't hold is said."""
     from statelesskit.export.squashfs import export_squashfs
-    from statelesskit.snapshot import load_manifest
-    from statelesskit.store import Store
 
-    target = dest.absolute()
-    with _given(ctx, snapshot) as (site, found, progress):
-        lost = export_squashfs(load_manifest(site, found), Store(site.store), target, waive=waive, progress=progress)
-    result = {
-        "snapshot": snapshot,
-        "digest": found.digest,
-        "image": str(target),
-        "bytes": target.stat().st_size,
-    }
-    _show(result, lost, as_json=as_json)
+    _write(ctx, snapshot, dest, "image", lambda _: partial(export_squashfs, waive=waive), as_json=as_json)
 
 
 @export.command()
@@ -111,13 +101,8 @@ def tar(ctx: click.Context, snapshot: str, dest: Path, as_json: bool) -> None:
     programs do not read is said.
     """
     from statelesskit.export.tar import export_tar
-    from statelesskit.snapshot import load_manifest
-    from statelesskit.store import Store
 
-    with _given(ctx, snapshot) as (site, found, progress):
-        lost = export_tar(load_manifest(site, found), Store(site.store), dest.absolute(), progress=progress)
-    facts = {"snapshot": snapshot, "digest": found.digest, "archive": str(dest.absolute())}
-    _show({**facts, "bytes": dest.stat().st_size}, lost, as_json=as_json)
+    _write(ctx, snapshot, dest, "archive", lambda _: export_tar, as_json=as_json)
 
 
 @export.command()
@@ -132,21 +117,33 @@ def oci(ctx: click.Context, snapshot: str, dest: Path, as_json: bool) -> None:
     programs do not read is said.
     """
     from statelesskit.export.oci import export_oci
+
+    _write(ctx, snapshot, dest, "layout", lambda found: partial(export_oci, found), as_json=as_json)
+
+
+def _write(
+    ctx: click.Context,
+    snapshot: str,
+    dest: Path,
+    what: str,
+    writer: Callable[[Snapshot], Callable[..., list[Finding]]],
+    *,
+    as_json: bool,
+) -> None:
+    """Write an export that says what is lost by it, and tell where it is."""
+    from statelesskit.cli import output
     from statelesskit.snapshot import load_manifest
     from statelesskit.store import Store
 
+    target = dest.absolute()
     with _given(ctx, snapshot) as (site, found, progress):
-        lost = export_oci(found, load_manifest(site, found), Store(site.store), dest.absolute(), progress=progress)
-    facts = {"snapshot": snapshot, "digest": found.digest, "layout": str(dest.absolute()), "image": snapshot}
-    _show(facts, lost, as_json=as_json)
-
-
-def _show(facts: dict[str, Any], lost: list[Finding], *, as_json: bool) -> None:
-    from statelesskit.cli import output
-
+        lost = writer(found)(load_manifest(site, found), Store(site.store), target, progress=progress)
+    facts: dict[str, Any] = {"snapshot": snapshot, "digest": found.digest, what: str(target)}
+    if target.is_file():
+        facts["bytes"] = target.stat().st_size
+    findings = [finding.as_json() for finding in lost]
     if as_json:
-        output.json_line({**facts, "findings": [finding.as_json() for finding in lost]})
+        output.json_line({**facts, "findings": findings})
         return
-    output.facts({**facts, "findings": len(lost)})
-    for finding in lost:
-        output.note(f"finding: {finding.as_json()['path']}: {finding.finding}")
+    output.facts({**facts, "findings": len(findings)})
+    output.findings(findings)
