@@ -16,6 +16,7 @@ from statelesskit import fs
 from statelesskit.action import Work
 from statelesskit.actions.repair_snapshots import RepairSnapshots
 from statelesskit.config import Site
+from statelesskit.errors import NoSpaceError
 from statelesskit.export.tree import export_tree
 from statelesskit.pack import Pack
 from statelesskit.progress import SILENT
@@ -30,7 +31,7 @@ from statelesskit.snapshot.taking import take
 from statelesskit.snapshot.verify import check_whole, verify_all
 from statelesskit.snapshot.whole import is_partial
 from statelesskit.store import LARGE, Store
-from tests.torture import add_prototype, statelesskit
+from tests.torture import add_prototype, scratch, statelesskit
 
 pytestmark = pytest.mark.root
 NOISE = random.Random(5)
@@ -244,6 +245,28 @@ def test_a_damage_that_hurts_nothing_costs_nothing(site: Site) -> None:
     assert clean(site)
     check_whole(site, taken)
     assert path.read_bytes() == whole
+
+
+def test_a_disk_that_is_full_is_said_and_what_was_there_stays(
+    site: Site, snapshot: Snapshot, places: dict[str, Path]
+) -> None:
+    harm(site, "data")
+    size = sum(path.stat().st_size for path in site.store.rglob("*"))
+    with scratch() as place:
+        store = place / "store"
+        store.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + 600_000}", "none", store], check=True)
+        shutil.copytree(site.store, store, dirs_exist_ok=True)
+        shutil.rmtree(site.store)
+        site.store.symlink_to(store)
+        before = whole_objects(site)
+        with pytest.raises(NoSpaceError, match="no space left"):
+            repair(site, list_snapshots(site), open_source(places["site"]))
+        assert whole_objects(site) == before
+        assert not list((site.store / "packs").glob(f".*{fs.PARTIAL}*"))
+        subprocess.run(["mount", "-o", "remount,size=64m", store], check=True)
+        assert repair(site, list_snapshots(site), open_source(places["site"])).left == []
+        assert clean(site)
 
 
 # --- what is said about a snapshot ------------------------------------------------------------
