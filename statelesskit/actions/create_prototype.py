@@ -39,7 +39,7 @@ class CreatePrototype(Action):
         return [f"prototype/{check_name(self.name, 'prototype')}"]
 
     def plan(self, site: Site) -> Plan:
-        from statelesskit.prototype.create import check_source
+        from statelesskit.prototype.create import check_source, version_of
 
         check_name(self.name, "prototype")
         if (site.prototypes / self.name).exists():
@@ -54,7 +54,7 @@ class CreatePrototype(Action):
                 {"what": "source", "is": source},
                 {"what": "free for prototypes", "is": f"{free_bytes(site.prototypes) / 1e9:.1f} GB"},
             ],
-            facts={"name": self.name, "source": source},
+            facts={"name": self.name, "source": source, "version": version_of(source)},
         )
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:

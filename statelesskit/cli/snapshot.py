@@ -97,32 +97,34 @@ def list_(ctx: click.Context, prototype: str | None, as_json: bool) -> None:
     """List the snapshots, or those of one PROTOTYPE."""
     from statelesskit.cli import output
     from statelesskit.prototype import load as load_prototype
-    from statelesskit.snapshot import list_snapshots
+    from statelesskit.snapshot.registry import all_of, look_at_snapshots
     from statelesskit.snapshot.whole import is_partial
 
     site = site_of(ctx)
-    found = list_snapshots(site, prototype)
-    if prototype and not found:  # one that was imported may have no prototype here
+    found, damaged = look_at_snapshots(site, prototype)
+    if prototype and not found and not damaged:  # one that was imported may have no prototype here
         load_prototype(site, prototype)
     if as_json:
         for one in found:
             output.json_line({**one.as_json(), "partial": is_partial(site, one.name)})
-        return
-    output.table(
-        (
-            {
-                "snapshot": one.name,
-                "state": one.state + (", partial" if is_partial(site, one.name) else ""),
-                "files": one.files,
-                "size": f"{one.bytes / 1e6:.1f} MB",
-                "digest": one.digest[:19],
-                "taken by": one.taken_by,
-                "note": one.note,
-            }
-            for one in found
-        ),
-        empty="there are no snapshots; statelesskit snapshot take makes one",
-    )
+    else:
+        output.table(
+            (
+                {
+                    "snapshot": one.name,
+                    "state": one.state + (", partial" if is_partial(site, one.name) else ""),
+                    "files": one.files,
+                    "size": f"{one.bytes / 1e6:.1f} MB",
+                    "digest": one.digest[:19],
+                    "taken by": one.taken_by,
+                    "note": one.note,
+                }
+                for one in found
+            ),
+            empty="" if damaged else "there are no snapshots; statelesskit snapshot take makes one",
+        )
+    if damaged:
+        raise all_of(damaged)
 
 
 @snapshot.command()

@@ -36,6 +36,12 @@ def check_source(site: Site, source: str) -> str:
     return f"{kind.scheme}:{kind.check(site, argument)}"
 
 
+def version_of(source: str) -> str:
+    """Return what tells a checked source from what may be in its place later; "" if nothing does."""
+    kind, argument = sources.parse(source)
+    return kind.version(argument)
+
+
 def create(
     site: Site,
     name: str,

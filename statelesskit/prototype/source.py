@@ -29,6 +29,7 @@ class Source:
         check: refuses what cannot work, changing nothing; returns the argument as it is recorded.
         build: fills the tree, which is not there yet, and says what could not be kept; None if the tree stays
             where it stands.
+        version: tells what lies there now from what may lie there later, for a source that is read at once.
         prepared: whether its snapshots leave out, from the start, what is one machine's own. A tree that is
             given is taken as it is, unless somebody says otherwise.
     """
@@ -38,6 +39,7 @@ class Source:
     meaning: str
     check: Callable[[Site, str], str]
     build: Callable[[str, Path, Progress], list[Finding]] | None
+    version: Callable[[str], str] = lambda argument: ""
     prepared: bool = False
 
 

@@ -6,6 +6,7 @@ The folder appears when all in it is whole and every object its manifest needs i
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from difflib import get_close_matches
@@ -65,8 +66,13 @@ def list_snapshots(site: Site, prototype: str | None = None) -> list[Snapshot]:
     """
     found, damaged = look_at_snapshots(site, prototype)
     if damaged:
-        raise DamagedError("\n".join(error.message for error in damaged.values()), hint=HINT)
+        raise all_of(damaged)
     return found
+
+
+def all_of(damaged: Mapping[str, DamagedError]) -> DamagedError:
+    """Return one error that tells of several."""
+    return DamagedError("\n".join(error.message for error in damaged.values()), hint=HINT)
 
 
 def look_at_snapshots(site: Site, prototype: str | None = None) -> tuple[list[Snapshot], dict[str, DamagedError]]:

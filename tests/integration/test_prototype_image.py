@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from statelesskit import fs
+from statelesskit import fs, service
+from statelesskit.actions.create_prototype import CreatePrototype
 from statelesskit.audit.keys import create_record_key
 from statelesskit.config import Site
 from statelesskit.errors import (
+    ConflictError,
     DamagedError,
     FormatError,
     MissingToolError,
@@ -34,7 +36,7 @@ from statelesskit.snapshot.taking import take
 from statelesskit.store import Store
 from statelesskit.tree import Finding
 from tests import torture
-from tests.archives import DIR, LINK, SYMLINK, Layout, Made, small
+from tests.archives import DIR, LINK, SYMLINK, Layout, Made, archive, small
 from tests.torture import add_prototype, statelesskit
 
 pytestmark = pytest.mark.root
@@ -118,6 +120,21 @@ def test_the_command_says_what_could_not_be_kept(site: Site, layout: Layout) -> 
         [*statelesskit(site, "prototype", "show", "image"), "--json"], capture_output=True, check=True
     )
     assert json.loads(shown.stdout)["source"] == f"oci:{layout.top}:1.0"
+
+
+@pytest.mark.parametrize("how", ["tar", "oci"])
+def test_what_was_changed_since_the_plan_is_not_taken(site: Site, layout: Layout, tmp_path: Path, how: str) -> None:
+    create_record_key(site.root / "keys")
+    layout.layer(*ROOT)
+    source = {"tar": f"tar:{archive(tmp_path, *ROOT)}", "oci": f"oci:{layout.finish()}"}[how]
+    action = CreatePrototype.check({"name": "image", "source": source})
+    planned = service.plan(site, action).digest
+    archive(tmp_path, *ROOT, ("etc/evil", b"x", {}))
+    layout.layer(("etc/evil", b"x", {}))
+    layout.finish()
+    with pytest.raises(ConflictError):
+        service.perform(site, action, planned)
+    assert left(site) == []
 
 
 HOSTILE: dict[str, list[Made]] = {
@@ -262,7 +279,9 @@ def test_an_image_is_fetched_from_a_registry(site: Site, layout: Layout, registr
     layout.layer(("etc/.wh.gone", b"", {}))
     layout.finish("1.0")
     made = create(site, "image", f"oci:docker://{registry}")
-    assert made.source == f"oci:docker://{registry}"
+    digest = json.loads((layout.top / "index.json").read_bytes())["manifests"][0]["digest"]
+    assert made.source == f"oci:docker://{registry.removesuffix(':1.0')}@{digest}"
+    assert check_source(site, made.source) == made.source
     assert [path.name for path in (made.tree / "etc").iterdir()] == ["hostname"]
     assert sorted(path.name for path in made.tree.parent.iterdir()) == ["prototype.json", "tree"]
 

@@ -389,3 +389,5 @@ def test_another_snapshot_of_that_name_gives_nothing(
     if kind != "store":
         assert result["manifests_restored"] == [snapshot.name]
     assert f"{second.name}: {path} cannot be read" in findings(site)
+    listed = subprocess.run(statelesskit(site, "snapshot", "list"), capture_output=True, text=True, check=False)
+    assert (listed.returncode, snapshot.name in listed.stdout, str(path) in listed.stderr) == (9, True, True)

@@ -24,6 +24,10 @@ def check(site: Site, argument: str) -> str:
     return str(path)
 
 
+def version(argument: str) -> str:
+    return ArchiveSource("tar", Path(argument)).look()[1]
+
+
 def build(argument: str, tree: Path, progress: Progress) -> list[Finding]:
     if is_ours(Path(argument)):
         return unpack(ArchiveSource("tar", Path(argument)), tree, progress)
@@ -53,4 +57,4 @@ def build(argument: str, tree: Path, progress: Progress) -> list[Finding]:
     return []
 
 
-SOURCE = Source(scheme="tar", argument="PATH", meaning="unpacked", check=check, build=build)
+SOURCE = Source(scheme="tar", argument="PATH", meaning="unpacked", check=check, build=build, version=version)
