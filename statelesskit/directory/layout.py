@@ -17,6 +17,7 @@ TOP_ATTRIBUTES = ("ou", "dc", "o", "cn")  # what class skDirectory may be named 
 
 Rdns = tuple[tuple[str, str], ...]
 _ESCAPED = re.compile(r"((?:\\[0-9a-fA-F]{2})+)|\\(.)", re.DOTALL)
+_PLAIN = re.compile(r"cn=([a-z0-9._-]+)")
 _SNAPSHOT = re.compile(r"(.+)-(\d{8})t(\d{6})z(-\d+)?", re.ASCII | re.DOTALL)
 
 
@@ -101,6 +102,10 @@ class Layout:
 
     def _names(self, dn: str, folder: str, depth: int) -> list[str]:
         """Return the ``depth`` names above a folder, nearest last, or nothing if the DN is not there."""
+        if depth == 1 and dn.endswith(tail := f",ou={folder},{self.base}"):
+            plain = _PLAIN.fullmatch(dn, 0, len(dn) - len(tail))
+            if plain:  # as nearly all are, and all of a fleet are read
+                return [plain[1]]
         rdns = _rdns(dn)
         if rdns[depth:] != (("ou", folder), *self._base) or any(kind != "cn" for kind, _ in rdns[:depth]):
             return []

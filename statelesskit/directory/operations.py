@@ -6,19 +6,20 @@ Filters and DNs come in escaped: names become DNs in :mod:`statelesskit.director
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import ldap3
 from ldap3.core import exceptions as ldap
 
+from statelesskit.directory import wire
 from statelesskit.directory.layout import comparable
 from statelesskit.directory.link import Fate, Link
 from statelesskit.directory.mapping import Attributes, Entry
 from statelesskit.directory.session import Connection
 from statelesskit.errors import ExistsError
+from statelesskit.progress import SILENT
 
-PAGE = 1000  # entries the server sends at once
+BATCH = 100  # changes made together; what a refused one leaves in a change log is at most so many lines
 Changes = dict[str, list[tuple[str, list[str]]]]  # by attribute: what is done with which values
 
 
@@ -42,30 +43,65 @@ class Operations:
         return next(iter(self.search(dn, f"objectClass={kind}", ldap3.BASE)), None)
 
     def search(
-        self, base: str, rule: str, scope: str = ldap3.SUBTREE, attributes: Sequence[str] = (ldap3.ALL_ATTRIBUTES,)
+        self,
+        base: str,
+        rule: str,
+        scope: str = ldap3.SUBTREE,
+        attributes: Sequence[str] = (ldap3.ALL_ATTRIBUTES,),
+        read: Callable[[int], object] = SILENT.advance,
     ) -> list[Entry]:
-        """Return the entries found; ``rule`` is a filter's inside, its values already escaped."""
+        """Return the entries found; ``rule`` is a filter's inside, its values already escaped.
+
+        Args:
+            read: told how many more have come.
+        """
         self.counts["search"] += 1
 
-        def question(connection: Connection) -> list[dict[str, Any]]:
+        def question(connection: Connection) -> list[Entry]:
+            found: list[Entry] = []
             try:
-                found: list[dict[str, Any]] = connection.extend.standard.paged_search(
-                    base,
-                    f"({rule})",
-                    search_scope=scope,
-                    dereference_aliases=ldap3.DEREF_NEVER,
-                    attributes=list(attributes),
-                    paged_size=None if scope == ldap3.BASE else PAGE,
-                    generator=False,
-                )
+                for page in wire.pages(connection, base, f"({rule})", scope, attributes):
+                    found += page
+                    read(len(page))
             except ldap.LDAPNoSuchObjectResult:
-                if scope == ldap3.BASE:
-                    return []
-                raise
+                if scope != ldap3.BASE:
+                    raise
             return found
 
-        found = self._link.ask(question)
-        return [Entry(one["dn"], one["raw_attributes"]) for one in found if one["type"] == "searchResEntry"]
+        return self._link.ask(question)
+
+    def change_all(self, bodies: Sequence[bytes], made: Callable[[int], object]) -> dict[int, str]:
+        """Make many changes, each of another entry, encoded by :mod:`statelesskit.directory.ber`, in any order.
+
+        Where the server knows transactions, a batch is made whole or not at all. If one is refused, its changes
+        are made one by one, so that each is either made or named.
+
+        Args:
+            made: told how many more were dealt with.
+
+        Returns:
+            why the server refused a change, by its place; all others are made.
+
+        Raises:
+            DirectoryUnavailableError: the server went away; some changes are made and others not, each whole.
+        """
+        requests = [wire.Request(body) for body in bodies]
+        refused: dict[int, str] = {}
+
+        def change(connection: Connection) -> bool:
+            if not (whole and wire.commit(connection, batch)):
+                for place, result in enumerate(wire.tell(connection, batch), begin):
+                    if not result.good:
+                        refused[place] = f"{result.name}: {result.message}".removesuffix(": ")
+            return True
+
+        whole = self._link.ask(wire.can_commit)
+        for begin in range(0, len(requests), BATCH):
+            batch = requests[begin : begin + BATCH]
+            self.counts["change"] += len(batch)
+            self._link.tell(change, lambda: Fate.UNKNOWN)
+            made(len(batch))
+        return refused
 
     def add(self, dn: str, attributes: Attributes, what: str, name: str) -> None:
         """Add an entry; ``what`` and ``name`` say in an error what it is.
