@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,3 +110,12 @@ def explain_client(directory: Directory, name: str) -> Explanation:
         drifted = drift(client, directory.report_of(name))
         because += (drifted or "it says that it runs its reference",)
     return Explanation(told.snapshot, told.digest, because, otherwise(client, channels, groups, snapshots))
+
+
+def clients_with_groups(directory: Directory) -> list[tuple[Client, list[str]]]:
+    """Return every client with the names of the groups it is in, by name."""
+    member_of: defaultdict[str, list[str]] = defaultdict(list)
+    for group in directory.groups():
+        for name in group.members:
+            member_of[name].append(group.name)
+    return [(client, member_of.get(client.name, [])) for client in directory.clients()]

@@ -11,6 +11,7 @@ from statelesskit.actions.copy_snapshot import CopySnapshot
 from statelesskit.actions.create_channel import CreateChannel
 from statelesskit.actions.create_prototype import CreatePrototype
 from statelesskit.actions.delete_snapshot import DeleteSnapshot
+from statelesskit.actions.import_clients import ImportClients, UndoImport
 from statelesskit.actions.import_snapshot import ImportSnapshot
 from statelesskit.actions.make_replica import MakeReplica
 from statelesskit.actions.manage_clients import ChangeClient, PinClient, RemoveClient, UnpinClient
@@ -43,6 +44,7 @@ ACTIONS: dict[str, type[Action]] = {
         MigrateSite,
         MakeReplica,
         NoteSnapshot,
+        ImportClients,
         ImportSnapshot,
         PinClient,
         PreparePrototype,
@@ -57,5 +59,6 @@ ACTIONS: dict[str, type[Action]] = {
         SetSnapshotState,
         TakeSnapshot,
         UnpinClient,
+        UndoImport,
     )
 }

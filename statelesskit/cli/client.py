@@ -9,6 +9,7 @@ import click
 
 from statelesskit.actions.add_client import AddClient
 from statelesskit.actions.manage_clients import ChangeClient, PinClient, RemoveClient, UnpinClient
+from statelesskit.cli import client_table
 from statelesskit.cli.acting import JSON, action_command, site_of
 
 
@@ -28,6 +29,11 @@ client.add_command(action_command(ChangeClient, text="Change what is said of NAM
 client.add_command(action_command(PinClient, text="Hold NAME at SNAPSHOT, whatever its channel and groups say."))
 client.add_command(action_command(UnpinClient, text="Let NAME go by its channel and its groups again."))
 client.add_command(action_command(RemoveClient, text="Take NAME out of the directory, with its report and its groups."))
+
+client.add_command(client_table.import_)
+client.add_command(client_table.undo)
+client.add_command(client_table.export)
+client.add_command(client_table.discover)
 
 
 @client.command("list")

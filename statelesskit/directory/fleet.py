@@ -47,6 +47,7 @@ from statelesskit.errors import (
     StatelessError,
 )
 from statelesskit.names import check_name, printable, prototype_of, split_channel
+from statelesskit.progress import current
 
 T = TypeVar("T", PrototypeEntry, SnapshotEntry, Channel, Client, Group)
 NAMES_AT_ONCE = 500  # names in one filter
@@ -305,7 +306,14 @@ class Directory:
 
     def clients(self) -> list[Client]:
         """Return all clients, by name."""
-        return self._all("clients", "skClient", client_from)
+        return _by_name(client_from(entry, self.layout) for entry in self.client_entries())
+
+    def client_entries(self) -> list[Entry]:
+        """Return the entries of all clients, in any order; the front's progress counts them."""
+        progress = current()
+        progress.stage("reading the clients", unit="clients")
+        folder = self.layout.folder("clients")
+        return self.ldap.search(folder, "objectClass=skClient", ldap3.LEVEL, read=progress.advance)
 
     def client(self, name: str) -> Client:
         """Return one client.
