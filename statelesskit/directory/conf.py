@@ -139,6 +139,8 @@ def slapd_conf(site: Site) -> str:
         "timelimit unlimited",
         *(f"access {rule}" for rule in changelog_rules(base)),
         f"access to * by dn.exact={_quoted(admin)} manage by * none",
+        "database monitor",  # where wire.py looks if a transaction may be ended
+        f"rootdn {_quoted(admin)}",
         "database mdb",
         f"suffix {_quoted(base)}",
         f"rootdn {_quoted(admin)}",

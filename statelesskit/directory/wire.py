@@ -6,6 +6,7 @@ turns every value into text it is not asked for; what is read and written in bul
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ WINDOW = 256  # requests on their way; slapd ends a connection that has more tha
 RECEIVED = 1 << 18  # bytes asked of the socket at once
 PAGED = "1.2.840.113556.1.4.319"  # RFC 2696
 START, INSIDE, END = (f"1.3.6.1.1.21.{number}" for number in (1, 2, 3))  # RFC 5805
+THREADS, ALONE_WITHIN_S = "cn=Active,cn=Threads,cn=Monitor", 10
 ENTRY, DONE = 4, 5  # application tags of RFC 4511
 
 
@@ -69,7 +71,7 @@ def pages(
     Raises:
         LDAPException: as ldap3 would, but also for a referral, and for an answer that a limit cut off.
     """
-    body = encode(search_operation(base, rule, scope, ldap3.DEREF_NEVER, list(attributes), 0, 0, False, False, False))
+    body = _search(base, rule, scope, tuple(attributes))
     size, cookie = ber.tlv(ber.INTEGER, PAGE.to_bytes(2, "big")), b""
     while True:
         paged = (PAGED, False, ber.tlv(ber.SEQUENCE, size, ber.text(cookie)))
@@ -99,6 +101,9 @@ def commit(connection: ldap3.Connection, requests: Sequence[Request]) -> bool:
     """Have changes made all or none, in one transaction (RFC 5805); false if one of them was refused.
 
     slapd flushes a transaction to the disk once. Of one that was refused the change log has traces all the same.
+
+    slapd (2.5.13) answers to a change of a transaction before it has let go of it, and crashes if it is told
+    to end the transaction before it did. So this waits until no thread of it does anything but answer us.
     """
     with _exchange(connection) as exchange:
         [started] = exchange.ask([Request(ber.extended(START))])
@@ -108,15 +113,18 @@ def commit(connection: ldap3.Connection, requests: Sequence[Request]) -> bool:
         inside = (INSIDE, True, name)
         queued = exchange.ask([Request(one.body, (*one.controls, inside)) for one in requests])
         accepted = all(_result(payload).good for payload in queued)
-        rollback = b"" if accepted else ber.tlv(ber.BOOLEAN, b"\0")
+        whole = exchange.waits_alone() and accepted
+        rollback = b"" if whole else ber.tlv(ber.BOOLEAN, b"\0")
         [ended] = exchange.ask([Request(ber.extended(END, ber.tlv(ber.SEQUENCE, rollback, ber.text(name))))])
-        return accepted and _result(ended).good
+        return whole and _result(ended).good
 
 
 def can_commit(connection: ldap3.Connection) -> bool:
-    """Say whether the server knows transactions."""
+    """Say whether the server knows transactions, and shows how busy it is, as :func:`commit` needs it."""
     [[*found]] = pages(connection, "", "(objectClass=*)", ldap3.BASE, ["supportedExtension"])
-    return any(START in entry.texts("supportedExtension") for entry in found)
+    known = any(START in entry.texts("supportedExtension") for entry in found)
+    with _exchange(connection) as exchange:
+        return known and exchange.busy_threads() is not None
 
 
 class _Exchange:
@@ -150,6 +158,28 @@ class _Exchange:
             answer = next(self.answers)
             found[places.pop(answer["messageID"])] = answer["payload"]
         return found
+
+    def busy_threads(self) -> int | None:
+        """Return how many threads the server works with just now, the one that answers this too; None if it is secret.
+
+        See slapd-monitor(5); only OpenLDAP has it.
+        """
+        self.send([Request(_search(THREADS, "(objectClass=*)", ldap3.BASE, ("monitoredInfo",)))])
+        found = None
+        for answer in self.answers:
+            if answer["protocolOp"] == ENTRY:
+                found = _entry(answer["payload"]).number("monitoredInfo")
+            elif answer["protocolOp"] == DONE:
+                return found
+        raise AssertionError("answers never end")
+
+    def waits_alone(self) -> bool:
+        """Wait until the server does nothing but answer us; false if it never did in so many seconds."""
+        deadline = time.monotonic() + ALONE_WITHIN_S
+        while self.busy_threads() != 1:
+            if time.monotonic() > deadline:
+                return False
+        return True
 
     def _received(self) -> Iterator[dict[str, Any]]:
         data, at = b"", 0
@@ -192,6 +222,12 @@ def _size(data: bytes, at: int) -> int:
         begin += size & 0x7F
         size = int.from_bytes(data[at + 2 : at + begin], "big")
     return begin + size if there >= begin + size else 0
+
+
+@lru_cache(maxsize=64)
+def _search(base: str, rule: str, scope: str, attributes: tuple[str, ...]) -> bytes:
+    asked = search_operation(base, rule, scope, ldap3.DEREF_NEVER, list(attributes), 0, 0, False, False, False)
+    return bytes(encode(asked))
 
 
 def _entry(payload: Any) -> Entry:
