@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from statelesskit.directory import Assignment, Client, Directory, Group, resolve
+from statelesskit.directory.lookup import look_up
 from statelesskit.directory.model import Report
 from statelesskit.directory.otherwise import otherwise
 from statelesskit.directory.resolution import decided_by, groups_by_client
@@ -100,16 +101,16 @@ def explain_client(directory: Directory, name: str) -> Explanation:
     Raises:
         NotFoundError: there is no such client.
     """
-    client = directory.client(name)
-    channels = {channel.name: channel for channel in directory.channels()}
-    snapshots = {snapshot.name: snapshot for snapshot in directory.snapshots()}
-    groups = directory.groups()
-    told = resolve(client, channels, groups, snapshots)
+    found = look_up(directory, [name])
+    client = found.clients.get(name) or directory.client(name)  # which says what is wrong with the name
+    told = resolve(client, found.channels, found.groups, found.snapshots)
     because = told.because
     if client.reference:
         drifted = drift(client, directory.report_of(name))
         because += (drifted or "it says that it runs its reference",)
-    return Explanation(told.snapshot, told.digest, because, otherwise(client, channels, groups, snapshots))
+    return Explanation(
+        told.snapshot, told.digest, because, otherwise(client, found.channels, found.groups, found.snapshots)
+    )
 
 
 def clients_with_groups(directory: Directory) -> list[tuple[Client, list[str]]]:

@@ -91,5 +91,7 @@ def normalise_mac(mac: str) -> str:
 
 def printable(text: object) -> str:
     """Return text with everything a terminal would act on made visible, and cut at 200 characters."""
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in str(text))
+    safe = str(text)
+    if not safe.isprintable():
+        safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in safe)
     return safe if len(safe) <= 200 else safe[:199] + "…"
