@@ -26,6 +26,8 @@ name = "{name}"
 # The part of the LDAP tree that is ours, and the loopback port the private server answers on (ldaps).
 base_dn = "{base_dn}"
 port = {port}
+# How many days the private server's change log reaches back; 0 keeps it all.
+keep_changes_days = 0
 
 [policy]
 # What a run may do with confirm=auto, that is with nobody looking: push only snapshots in these
@@ -123,6 +125,7 @@ class Site:
     auto_states: tuple[str, ...]
     auto_max_clients: int
     auto_max_deleted: int = 0
+    keep_changes_days: int = 0
     retention: Retention = Retention()
     server: DirectoryServer = DirectoryServer()
 
@@ -225,6 +228,9 @@ def _parse(root: Path, data: dict[str, object]) -> Site:
     port = _get(directory, "directory.port", int)
     if not 0 < port < 65536:
         raise ValueError(f"directory.port is {port}, expected 1 to 65535")
+    keep_days = _get({"keep_changes_days": 0} | directory, "directory.keep_changes_days", int)
+    if not 0 <= keep_days < 100_000:
+        raise ValueError(f"directory.keep_changes_days is {keep_days}, expected 0 to 99999")
     states = _get(policy, "policy.auto_states", list)
     return Site(
         root=root,
@@ -235,6 +241,7 @@ def _parse(root: Path, data: dict[str, object]) -> Site:
         auto_max_clients=_get(policy, "policy.auto_max_clients", int),
         # Sites made before there was such a thing have neither; nothing of theirs goes until somebody says what.
         auto_max_deleted=_get({"auto_max_deleted": 0} | policy, "policy.auto_max_deleted", int),
+        keep_changes_days=keep_days,
         retention=_retention(_get({"retention": {}} | data, "retention", dict)),
         server=_server(root, directory),
     )

@@ -17,6 +17,7 @@ from statelesskit.action import Action, Plan, Work
 from statelesskit.audit.keys import PRIVATE, load_private
 from statelesskit.audit.records import Record
 from statelesskit.config import Site
+from statelesskit.directory.authorship import Author, in_the_name_of, new_key
 from statelesskit.errors import CancelledError, ConflictError, RefusedError, StatelessError
 from statelesskit.fs import canonical_json
 from statelesskit.lock import held, user_name
@@ -98,8 +99,9 @@ def _perform(site: Site, action: Action, confirm: str, record: Record, progress:
         if plan.changes:
             load_private(site.keys / PRIVATE)  # nothing is changed whose evidence could not be sealed
             # With this and no "applied" after it, a run that was stopped may have done it or not.
-            record.event("applying")
-            result = action.apply(site, plan, Work(user_name(), record.name, progress))
+            named = _named_in(record)
+            with in_the_name_of(Author(lambda: named)):
+                result = action.apply(site, plan, Work(user_name(), record.name, progress))
         else:
             result = action.unchanged(plan)
         result = {**result, "changed": plan.changes}
@@ -114,6 +116,37 @@ def _perform(site: Site, action: Action, confirm: str, record: Record, progress:
             hint=f"look at the record {record.name}: somebody may have changed the same thing at the same moment",
         )
     return Outcome(plan, result, checks, record.name)
+
+
+def _named_in(record: Record) -> tuple[str, bytes]:
+    """Say that now things change, and with which key the record's changes of the directory can be told."""
+    key = new_key()
+    record.event("applying", directory_key=key.hex())
+    return record.name, key
+
+
+@contextmanager
+def recorded_if_changed(site: Site, what: str) -> Iterator[None]:
+    """Have what a block that is no action changes in the directory leave a record; if nothing, there is none."""
+    begun: list[Record] = []
+    key = site.keys / PRIVATE
+
+    def begin() -> tuple[str, bytes]:
+        load_private(key)
+        begun.append(Record.begin(site.records, what, facts={}))
+        return _named_in(begun[0])
+
+    try:
+        with in_the_name_of(Author(begin)):
+            yield
+    except BaseException as error:
+        state, code, text = ending_of(error)
+        with suppress(StatelessError, OSError):
+            for record in begun:
+                record.end(state, code, key=key, error=text)
+        raise
+    for record in begun:
+        record.end("completed", 0, key=key, changes="The directory was brought up to date.")
 
 
 @contextmanager

@@ -142,12 +142,13 @@ def start_site(site: Site) -> list[str]:
     """
     from statelesskit.directory import open_directory, slapd
     from statelesskit.register import register
+    from statelesskit.service import recorded_if_changed
 
     if site.server.is_private:
         slapd.start(site)
     if site.server.provider:  # a replica is told everything by the server it follows
         return []
-    with open_directory(site) as directory:
+    with recorded_if_changed(site, "site start"), open_directory(site) as directory:
         directory.bootstrap()
         return register(site, directory)
 

@@ -17,11 +17,13 @@ from statelesskit.errors import ConfigError, MissingToolError
 from statelesskit.fs import fsync_folder, write_file
 from statelesskit.names import printable
 
+CHANGELOG = "cn=changelog"  # the suffix of the change log's own database
 LOOPBACK = "127.0.0.1"
 SOCKET_FOLDER = 0o711  # local users with a role reach the socket, and change nothing beside it
 MODULES = Path("/usr/lib/ldap")  # where Debian's slapd keeps them
 SCHEMAS = Path("/etc/ldap/schema")
 MAP_SIZE = 4 << 30  # address space the database may grow into; disk is used as it fills
+CHANGELOG_SIZE = 16 << 30  # the same for the change log; when it is full, changes go on and are not logged
 # TLS 1.2 and 1.3. Debian's slapd is built with GnuTLS, with which TLSProtocolMin does nothing (measured).
 TLS_PRIORITIES = "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
 
@@ -31,6 +33,7 @@ INDEXED = (
     "objectClass,cn,entryCSN,entryUUID,macAddress,skHardwareUUID,skChannelDN,skSnapshotDN,skPrototypeDN,"
     "skClientMode,skRunningSnapshotDN"
 )
+NAMING = ("cn", "ou", "dc", "o", "uid")  # what entries here are named by
 # Checked by the server too: entries also come from ldapadd and from other tools.
 CONSTRAINTS = {
     "macAddress": "^([0-9a-f]{2}:){5}[0-9a-f]{2}$",
@@ -53,10 +56,10 @@ def prepare(site: Site) -> None:
     for schema in BASE_SCHEMAS:
         if not (SCHEMAS / f"{schema}.schema").exists():
             raise MissingToolError(f"{SCHEMAS / schema}.schema is not there", hint="apt-get install slapd")
-    data = data_folder(site)
-    if not data.exists():
-        data.mkdir(mode=0o700)
-        fsync_folder(data.parent)
+    for folder in (data_folder(site), changelog_folder(site)):
+        if not folder.exists():
+            folder.mkdir(mode=0o700)
+            fsync_folder(folder.parent)
     if not site.server.provider:  # a replica has its certificate from its provider's site, which has the CA
         ensure_certificates(site)
     _write_if_new(schema_file(site), openldap_schema())
@@ -82,6 +85,10 @@ def filled(site: Site) -> tuple[int, int]:
     return (data_folder(site) / "data.mdb").stat().st_blocks * 512, MAP_SIZE
 
 
+def changelog_folder(site: Site) -> Path:
+    return site.directory / "changelog"
+
+
 def pid_file(site: Site) -> Path:
     return site.directory / "slapd.pid"
 
@@ -98,6 +105,11 @@ def ldapi_uri(site: Site) -> str:
     return "ldapi://" + quote(str(socket_file(site)), safe="")
 
 
+def admin_dn(site: Site) -> str:
+    """Return as whom root and the site's owner act on the private server; no entry has that name."""
+    return f"cn=admin,{site.base_dn}"
+
+
 def _make_socket_folder(site: Site) -> None:
     folder = socket_file(site).parent
     if folder.parent == Path("/run/statelesskit"):
@@ -107,14 +119,15 @@ def _make_socket_folder(site: Site) -> None:
     folder.chmod(SOCKET_FOLDER)  # sites made before there were roles let nobody in
 
 
-def slapd_conf(site: Site) -> str:
-    """Return the configuration's text.
+def slapd_conf(site: Site, folder: Path | None = None) -> str:
+    """Return the configuration's text, for databases in another folder if one is given.
 
     The administrator has no password: slapd maps the peers of its unix socket that are root or the
     site's owner to it. Everybody else may do what a role lets them. Snapshots are not guarded by
     refint, which would silently empty the pointers to one that is deleted.
     """
-    base, admin = site.base_dn, f"cn=admin,{site.base_dn}"
+    folder = folder or site.directory
+    base, admin = site.base_dn, admin_dn(site)
     uids = "|".join(str(uid) for uid in sorted({0, site.root.stat().st_uid}))
     lines = ["# Made by statelesskit; changes here are overwritten at the next start."]
     lines += [f"include {_quoted(SCHEMAS / f'{name}.schema')}" for name in BASE_SCHEMAS]
@@ -142,9 +155,15 @@ def slapd_conf(site: Site) -> str:
         "database monitor",  # where wire.py looks if a transaction may be ended
         f"rootdn {_quoted(admin)}",
         "database mdb",
+        f"suffix {_quoted(CHANGELOG)}",
+        f"rootdn {_quoted(admin)}",
+        f"directory {_quoted(folder / changelog_folder(site).name)}",
+        f"maxsize {CHANGELOG_SIZE}",
+        "index objectClass,entryCSN,reqStart,reqDN,reqEntryUUID eq",
+        "database mdb",
         f"suffix {_quoted(base)}",
         f"rootdn {_quoted(admin)}",
-        f"directory {_quoted(data_folder(site))}",
+        f"directory {_quoted(folder / data_folder(site).name)}",
         f"maxsize {MAP_SIZE}",
         f"index {INDEXED} eq",
         *replication_lines(site, _quoted),
@@ -156,8 +175,21 @@ def slapd_conf(site: Site) -> str:
         *(f'constraint_attribute {name} regex "{pattern}"' for name, pattern in CONSTRAINTS.items()),
         "overlay syncprov",
         "syncprov-checkpoint 100 10",
+        *([] if site.server.provider else _changelog_lines(site)),  # its provider has it
     ]
     return "\n".join(lines) + "\n"
+
+
+def _changelog_lines(site: Site) -> list[str]:
+    lines = [
+        "overlay accesslog",
+        f"logdb {_quoted(CHANGELOG)}",
+        "logops writes",
+        "logsuccess TRUE",
+        "logold (objectClass=*)",
+        f"logoldattr {' '.join(NAMING)} entryCSN modifiersName modifyTimestamp",  # all a rename changes
+    ]
+    return [*lines, f"logpurge {site.keep_changes_days}+00:00 1+00:00"] if site.keep_changes_days else lines
 
 
 def _quoted(word: str | Path) -> str:

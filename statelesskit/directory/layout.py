@@ -100,6 +100,11 @@ class Layout:
         names = self._names(dn, "groups", 1)
         return names[0] if names else None
 
+    def stands_in(self, dn: str, folder: str, *, depth: int = 1) -> bool:
+        """Say whether a DN is so many levels below a folder, whatever it is named by."""
+        rest = [rdn.casefold() for rdn in split_dn(dn)[depth:]]
+        return rest == [rdn.casefold() for rdn in split_dn(self.folder(folder))]
+
     def _names(self, dn: str, folder: str, depth: int) -> list[str]:
         """Return the ``depth`` names above a folder, nearest last, or nothing if the DN is not there."""
         if depth == 1 and dn.endswith(tail := f",ou={folder},{self.base}"):
@@ -112,16 +117,47 @@ class Layout:
         return [value for _, value in rdns[:depth]]
 
 
+def split_dn(dn: str) -> list[str]:
+    """Return the RDNs of a DN as they are written, the nearest first; nothing if it is none."""
+    rdns, begun = [], ""
+    for kind, value, separator in _parsed(dn):
+        begun += f"{kind}={value}"
+        if separator == "+":
+            begun += "+"
+        else:
+            rdns.append(begun)
+            begun = ""
+    return rdns
+
+
+def named_by(rdn: str) -> list[tuple[str, str]]:
+    """Return the attributes an RDN is made of, with their values unescaped."""
+    return [(kind, _unescape(value)) for kind, value, _ in _parsed(rdn)]
+
+
+def moved(dn: str, source: str, target: str) -> str:
+    """Return the DN of what stood at or below ``source`` when that is moved to ``target``; others stay."""
+    rdns, above = split_dn(dn), [rdn.casefold() for rdn in split_dn(source)]
+    depth = len(rdns) - len(above)
+    if depth < 0 or [rdn.casefold() for rdn in rdns[depth:]] != above:
+        return dn
+    return ",".join([*rdns[:depth], target])
+
+
+def _parsed(dn: str) -> list[tuple[str, str, str]]:
+    try:
+        return list(parse_dn(dn, strip=True))
+    except LDAPInvalidDnError:
+        return []
+
+
 @lru_cache(maxsize=4096)
 def _rdns(dn: str) -> Rdns:
     """Return attribute and value of each RDN, unescaped and without case, as LDAP compares them.
 
     Returns nothing for what is no DN or has an RDN of two attributes, which none of ours has.
     """
-    try:
-        parts = parse_dn(dn, strip=True)
-    except LDAPInvalidDnError:
-        return ()
+    parts = _parsed(dn)
     if any(separator == "+" for _, _, separator in parts):
         return ()
     return tuple((kind.lower(), _unescape(value).casefold()) for kind, value, _ in parts)

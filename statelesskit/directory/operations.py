@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 import ldap3
 from ldap3.core import exceptions as ldap
 
-from statelesskit.directory import wire
+from statelesskit.directory import authorship, wire
+from statelesskit.directory.ber import Control
 from statelesskit.directory.layout import comparable
 from statelesskit.directory.link import Fate, Link
 from statelesskit.directory.mapping import Attributes, Entry
@@ -33,6 +34,7 @@ class Operations:
     def __init__(self, link: Link) -> None:
         self.counts: Counter[str] = Counter()
         self._link = link
+        self._author = authorship.current()
 
     def close(self) -> None:
         """End the connection."""
@@ -85,7 +87,7 @@ class Operations:
         Raises:
             DirectoryUnavailableError: the server went away; some changes are made and others not, each whole.
         """
-        requests = [wire.Request(body) for body in bodies]
+        requests = [wire.Request(body, tuple(self._controls())) for body in bodies]
         refused: dict[int, str] = {}
 
         def change(connection: Connection) -> bool:
@@ -114,7 +116,7 @@ class Operations:
 
         def change(connection: Connection) -> bool:
             try:
-                connection.add(dn, attributes=wanted)
+                connection.add(dn, attributes=wanted, controls=self._controls() or None)
             except ldap.LDAPEntryAlreadyExistsResult:
                 return False
             return True
@@ -135,7 +137,7 @@ class Operations:
 
         def change(connection: Connection) -> bool:
             try:
-                connection.delete(dn)
+                connection.delete(dn, controls=self._controls() or None)
             except ldap.LDAPNoSuchObjectResult:
                 return False
             return True
@@ -148,7 +150,7 @@ class Operations:
 
         def change(connection: Connection) -> bool:
             try:
-                connection.modify(dn, changes)
+                connection.modify(dn, changes, controls=self._controls() or None)
             except (
                 ldap.LDAPNoSuchAttributeResult,
                 ldap.LDAPNoSuchObjectResult,
@@ -158,6 +160,10 @@ class Operations:
             return True
 
         return self._link.tell(change, lambda: _fate(changes, self.read(dn, "*")))
+
+    def _controls(self) -> list[Control]:
+        """Return what a change is sent with; told again, it is another."""
+        return [self._author.control()] if self._author else []
 
 
 def _fate(changes: Changes, entry: Entry | None) -> Fate:

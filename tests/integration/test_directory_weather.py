@@ -243,10 +243,10 @@ def test_a_busy_server_is_asked_again(directory: Directory, monkeypatch: pytest.
     busy = [1, 1]
     modify = Connection.modify
 
-    def sometimes(self: Connection, *given: object) -> object:
+    def sometimes(self: Connection, *given: object, **more: object) -> object:
         if busy and busy.pop():
             raise ldap.LDAPOperationResult(result=51, description="busy")
-        return modify(self, *given)
+        return modify(self, *given, **more)
 
     monkeypatch.setattr(Connection, "modify", sometimes)
     move(directory)
