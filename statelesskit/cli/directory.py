@@ -8,6 +8,7 @@ from statelesskit.actions.change_account import AddAccount, RemoveAccount
 from statelesskit.actions.change_role import GrantRole, RevokeRole
 from statelesskit.cli.acting import JSON, action_command, site_of
 from statelesskit.cli.checking import check
+from statelesskit.cli.history import at, diff
 from statelesskit.cli.replica import replica
 
 
@@ -88,3 +89,5 @@ def roles(ctx: click.Context, as_json: bool) -> None:
 
 directory.add_command(check)
 directory.add_command(replica)
+directory.add_command(at)
+directory.add_command(diff)
