@@ -24,6 +24,7 @@ PACKAGE_OF = {
     "mmdebstrap": "mmdebstrap",
     "skopeo": "skopeo",
     "slapadd": "slapd",
+    "slapcat": "slapd",
     "slapd": "slapd",
     "ssh": "openssh-client",
     "tar": "tar",

@@ -22,6 +22,7 @@ from statelesskit.actions.prepare_prototype import PreparePrototype
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
 from statelesskit.actions.remove_channel import RemoveChannel
 from statelesskit.actions.repair_snapshots import RepairSnapshots
+from statelesskit.actions.restore_site import RestoreSite
 from statelesskit.actions.set_snapshot_state import SetSnapshotState
 from statelesskit.actions.take_snapshot import TakeSnapshot
 
@@ -56,6 +57,7 @@ ACTIONS: dict[str, type[Action]] = {
         RemoveFromGroup,
         RollBackPush,
         RepairSnapshots,
+        RestoreSite,
         SetSnapshotState,
         TakeSnapshot,
         UnpinClient,

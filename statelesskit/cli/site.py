@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from statelesskit.actions.migrate_site import MigrateSite
+from statelesskit.actions.restore_site import RestoreSite
 from statelesskit.cli.acting import JSON, action_command, site_of
 from statelesskit.config import site_root
 
@@ -122,3 +123,30 @@ def doctor(ctx: click.Context, as_json: bool) -> int:
 
 
 site.add_command(action_command(MigrateSite))
+
+
+@site.command()
+@click.argument("target", type=click.Path(dir_okay=False))
+@JSON
+@click.pass_context
+def backup(ctx: click.Context, target: str, as_json: bool) -> None:
+    """Write the directory and its change log into the file TARGET (LDIF, mode 0600)."""
+    from pathlib import Path
+
+    from statelesskit.cli import output
+    from statelesskit.directory import open_directory
+    from statelesskit.directory.backup import make_backup
+
+    site = site_of(ctx)
+    with output.progress() as progress, open_directory(site) as directory:
+        made = make_backup(site, directory, Path(target).absolute(), progress)
+    (output.json_line if as_json else output.facts)(made)
+
+
+site.add_command(
+    action_command(
+        RestoreSite,
+        text="Put the directory back to what BACKUP says; the server is stopped meanwhile.\n\n"
+        "No channel's serial goes down, what is revoked stays so, and pushes and reports made since stay told.",
+    )
+)

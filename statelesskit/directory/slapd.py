@@ -60,14 +60,21 @@ def start(site: Site, timeout_s: float = 15) -> Status:
     """
     _check_caller(site)
     with _locked(site, "starting it", timeout_s):
-        if not _answers(site):
-            prepare(site)
-            with _process(site) as found:
-                if found:
-                    _await_answer(site, found[1], timeout_s)
-                else:
-                    _spawn(site, timeout_s)
+        _bring_up(site, timeout_s)
         return status(site)
+
+
+def _bring_up(site: Site, timeout_s: float) -> None:
+    from statelesskit.directory.restoring import finish_restore
+
+    if not _answers(site):
+        prepare(site)
+        with _process(site) as found:
+            if found:
+                _await_answer(site, found[1], timeout_s)
+            else:
+                finish_restore(site)
+                _spawn(site, timeout_s)
 
 
 def stop(site: Site, timeout_s: float = 15) -> None:
@@ -78,15 +85,39 @@ def stop(site: Site, timeout_s: float = 15) -> None:
         TimedOutError: it is still there.
     """
     _check_caller(site)
-    with _locked(site, "stopping it", timeout_s), _process(site) as found:
+    with _locked(site, "stopping it", timeout_s):
+        _bring_down(site, timeout_s)
+
+
+def _bring_down(site: Site, timeout_s: float) -> bool:
+    """Stop it, and say whether it ran."""
+    with _process(site) as found:
         if not found:
-            return
+            return False
         pid, pidfd = found
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         if not _ended(pidfd, timeout_s):
             raise TimedOutError(f"slapd (process {pid}) did not end within {timeout_s:g} s", hint=f"kill -9 {pid}")
         _reap(pid)
+        return True
+
+
+@contextmanager
+def stopped(site: Site, doing: str, timeout_s: float = 15) -> Iterator[None]:
+    """Keep the private slapd down while the block runs, and nobody can start it; then start it if it ran before.
+
+    Raises:
+        as :func:`stop` and :func:`start`.
+    """
+    _check_caller(site)
+    with _locked(site, doing, timeout_s):
+        ran = _bring_down(site, timeout_s)
+        try:
+            yield
+        finally:
+            if ran:
+                _bring_up(site, timeout_s)
 
 
 def status(site: Site) -> Status:
