@@ -26,13 +26,14 @@ def access_rules(base: str) -> list[str]:
 
     They are written as ``olcAccess`` takes them, and slapd.conf after the word ``access``.
     """
-    under, base = f",{_pattern(base)}$", inside_quotes(base)
+    given, under, base = base, f",{_pattern(base)}$", inside_quotes(base)
 
     def by(rights: str, *roles: str) -> str:
         return " ".join(f'by group.exact="cn={role}s,ou=roles,{base}" {rights}' for role in roles)
 
     def pusher_of(rights: str) -> str:
-        return f'by group.expand="cn=pushers-$1,ou=roles,{base.replace("$", "$$")}" {rights}'
+        spelt = inside_quotes(_spelt(given)).replace("$", "$$")
+        return f'by group.expand="cn=pushers-$1,ou=roles,{spelt}" {rights}'
 
     readers = by("read", "auditor", "pusher")
     everyone = by("read", *ROLES)
@@ -78,6 +79,17 @@ def changelog_rules(base: str) -> list[str]:
 def inside_quotes(text: str) -> str:
     """Return a text as it stands between quotes in slapd's configuration."""
     return text.replace("\\", r"\\").replace('"', r"\"")
+
+
+def _spelt(base: str) -> str:
+    """Return a base as slapd can expand it: it takes a number after a backslash for a reference, and a space
+    after a comma for one too many, so what has a meaning is escaped as itself (RFC 4514, section 2.4)."""
+    from ldap3.utils.dn import parse_dn
+
+    from statelesskit.directory.layout import unescape
+
+    parts = [(kind.strip(), unescape(value)) for kind, value, _ in parse_dn(base, strip=True)]
+    return ",".join(f"{kind}=" + re.sub(r'[ ,+"\\<>;=#]', r"\\\g<0>", value) for kind, value in parts)
 
 
 def _pattern(base: str) -> str:

@@ -132,7 +132,7 @@ def split_dn(dn: str) -> list[str]:
 
 def named_by(rdn: str) -> list[tuple[str, str]]:
     """Return the attributes an RDN is made of, with their values unescaped."""
-    return [(kind, _unescape(value)) for kind, value, _ in _parsed(rdn)]
+    return [(kind, unescape(value)) for kind, value, _ in _parsed(rdn)]
 
 
 def moved(dn: str, source: str, target: str) -> str:
@@ -160,10 +160,10 @@ def _rdns(dn: str) -> Rdns:
     parts = _parsed(dn)
     if any(separator == "+" for _, _, separator in parts):
         return ()
-    return tuple((kind.lower(), _unescape(value).casefold()) for kind, value, _ in parts)
+    return tuple((kind.lower(), unescape(value).casefold()) for kind, value, _ in parts)
 
 
-def _unescape(value: str) -> str:
+def unescape(value: str) -> str:
     """Undo the escapes of RFC 4514, section 2.4."""
 
     def plain(match: re.Match[str]) -> str:

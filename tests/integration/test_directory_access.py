@@ -32,6 +32,7 @@ from statelesskit.directory.accounts import (
 )
 from statelesskit.directory.link import Link
 from statelesskit.directory.operations import Operations
+from statelesskit.directory.pushes import pushes
 from statelesskit.directory.session import connect
 from statelesskit.errors import (
     DirectoryUnavailableError,
@@ -402,3 +403,45 @@ def test_commands_never_print_the_password(world: Site) -> None:
     assert b"nightly" in records
     assert secret not in said
     assert secret.encode() not in records + conf.log_file(world).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "base", ["OU = Stateless , o=Café", "o=Größe\\, Ltd,c=DE", "dc=a-b,dc=x_y", "ou=a.b (c) x,o=z"]
+)
+def test_roles_hold_below_any_base(site: Site, base: str) -> None:
+    site = dataclasses.replace(site, base_dn=base)
+    slapd.start(site)
+    try:
+        with open_directory(site) as directory:
+            directory.bootstrap()
+            for prototype in ("desktop", "kiosk"):
+                directory.add_prototype(PrototypeEntry(prototype))
+                name = f"{prototype}-20261121T073000Z"
+                directory.add_snapshot(SnapshotEntry(name, prototype, f"sha256:{'b' * 64}", "released", AT))
+                directory.add_channel(f"{prototype}/stable", name, moved_by="anna", moved_at=AT, record="r1")
+            directory.add_client(Client("c1", "live"))
+            for role in ("pusher:desktop", "reporter"):
+                add_account(directory, name_of(role), site.root / name_of(role))
+                grant(directory, role, name_of(role))
+            place = directory.layout.account
+            as_them = {
+                role: dataclasses.replace(
+                    site, server=dataclasses.replace(as_role(site, role).server, bind_dn=place(name_of(role)))
+                )
+                for role in ("pusher:desktop", "reporter")
+            }
+            status = f"cn=status,{directory.layout.client('c1')}"
+        move = {"serial": 1, "moved_by": "ben", "moved_at": AT, "record": "r2"}
+        with open_directory(as_them["pusher:desktop"]) as directory:
+            directory.move_channel("desktop/stable", to="desktop-20261121T073000Z", **move)  # type: ignore[arg-type]
+            with pytest.raises(StatelessError, match="insufficientAccessRights"):
+                directory.move_channel("kiosk/stable", to="kiosk-20261121T073000Z", **move)  # type: ignore[arg-type]
+            assert [one.serial for one in pushes(directory, "desktop/stable")] == [1, 2]
+            with pytest.raises(StatelessError, match="insufficientAccessRights"):
+                directory.remove_client("c1")
+        with open_directory(as_them["reporter"]) as directory:
+            directory.ldap.add(status, STATUS, "status", "c1")
+            with pytest.raises(StatelessError, match="insufficientAccessRights"):
+                directory.ldap.delete(status)
+    finally:
+        slapd.stop(site)
