@@ -29,7 +29,7 @@ def access_rules(base: str) -> list[str]:
     given, under, base = base, f",{_pattern(base)}$", inside_quotes(base)
 
     def by(rights: str, *roles: str) -> str:
-        return " ".join(f'by group.exact="cn={role}s,ou=roles,{base}" {rights}' for role in roles)
+        return " ".join(_by(given, rights, role) for role in roles)
 
     def pusher_of(rights: str) -> str:
         spelt = inside_quotes(_spelt(given)).replace("$", "$$")
@@ -64,16 +64,23 @@ def access_rules(base: str) -> list[str]:
     ]
 
 
-def changelog_rules(base: str) -> list[str]:
-    """Return the rules for the change log (slapo-accesslog(5)), which auditors read; passwords are left out."""
-    base = inside_quotes(base)
+def rules_beside(base: str) -> list[str]:
+    """Return the rules for what is beside the tree: the server itself, and its change log (slapo-accesslog(5)).
+
+    Auditors read the log, but no passwords in it; who imports looks at how busy the server is.
+    """
+    everyone = " ".join(_by(base, "read", role) for role in ROLES)
     return [
-        *(
-            f'to dn.subtree="cn=changelog" attrs={name} val.regex="^userPassword:" by * none'
-            for name in ("reqMod", "reqOld")
-        ),
-        f'to dn.subtree="cn=changelog" by group.exact="cn=auditors,ou=roles,{base}" read',
+        *(f'to dn.base="{dn}" {everyone} by * break' for dn in ("", "cn=Subschema")),
+        f'to dn.subtree="cn=Monitor" {_by(base, "read", "operator")} {_by(base, "read", "auditor")}',
+        'to dn.subtree="cn=changelog" attrs=reqMod val.regex="^userPassword:" by * none',
+        'to dn.subtree="cn=changelog" attrs=reqOld val.regex="^userPassword:" by * none',
+        f'to dn.subtree="cn=changelog" {_by(base, "read", "auditor")}',
     ]
+
+
+def _by(base: str, rights: str, role: str) -> str:
+    return f'by group.exact="cn={role}s,ou=roles,{inside_quotes(base)}" {rights}'
 
 
 def inside_quotes(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from statelesskit.config import Site
-from statelesskit.directory.access import LOCAL_USER, access_rules, changelog_rules
+from statelesskit.directory.access import LOCAL_USER, access_rules, rules_beside
 from statelesskit.directory.listening import check_socket_folder, socket_file
 from statelesskit.directory.model import MODES, STATES
 from statelesskit.directory.replication import replication_lines
@@ -150,7 +150,7 @@ def slapd_conf(site: Site, folder: Path | None = None) -> str:
         rf'authz-regexp "^gidNumber=[0-9]+\\+uidNumber=([0-9]+),cn=peercred,cn=external,cn=auth$" "{LOCAL_USER}"',
         "sizelimit unlimited",
         "timelimit unlimited",
-        *(f"access {rule}" for rule in changelog_rules(base)),
+        *(f"access {rule}" for rule in rules_beside(base)),
         f"access to * by dn.exact={_quoted(admin)} manage by * none",
         "database monitor",  # where wire.py looks if a transaction may be ended
         f"rootdn {_quoted(admin)}",

@@ -18,7 +18,7 @@ import pytest
 
 from statelesskit.audit.keys import create_record_key
 from statelesskit.config import DirectoryServer, Site
-from statelesskit.directory import Client, PrototypeEntry, SnapshotEntry, conf, open_directory, slapd, tls
+from statelesskit.directory import Client, PrototypeEntry, SnapshotEntry, ber, conf, open_directory, slapd, tls
 from statelesskit.directory.accounts import (
     account_dn,
     accounts,
@@ -33,6 +33,7 @@ from statelesskit.directory.accounts import (
 from statelesskit.directory.link import Link
 from statelesskit.directory.operations import Operations
 from statelesskit.directory.pushes import pushes
+from statelesskit.directory.server import server_facts
 from statelesskit.directory.session import connect
 from statelesskit.errors import (
     DirectoryUnavailableError,
@@ -274,6 +275,47 @@ def allowed(site: Site, role: str, dn: str, *rights: str) -> bool:
     said = [line for line in done.stderr.splitlines() if line.endswith((": ALLOWED", ": DENIED"))]
     assert len(said) == len(rights), done.stderr
     return all(line.endswith("ALLOWED") for line in said)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_is_beside_the_tree(world: Site, role: str) -> None:
+    with closing(linked(as_role(world, role))) as ours:
+
+        def reads(dn: str, *attributes: str) -> bool:
+            with suppress(StatelessError):
+                return bool(ours.search(dn, "objectClass=*", ldap3.BASE, attributes))
+            return False
+
+        assert reads("", "supportedExtension") is (role != "nobody")
+        assert reads("cn=Subschema", "objectClasses") is (role != "nobody")
+        assert reads("cn=Active,cn=Threads,cn=Monitor", "monitoredInfo") is (role in ("operator", "auditor"))
+        found = []
+        with suppress(StatelessError):
+            found = ours.search("cn=changelog", "objectClass=auditWriteObject", attributes=["reqMod", "reqOld"])
+        assert bool(found) is (role == "auditor")
+        said = [line for entry in found for name in ("reqMod", "reqOld") for line in entry.texts(name)]
+        assert not [line for line in said if "userPassword" in line or "SSHA" in line]
+        if role != "nobody":
+            assert [fact for fact in server_facts(as_role(world, role), ours) if fact.state == "wrong"] == []
+            change = {"description": [(ldap3.MODIFY_REPLACE, ["by many"])]}
+            refused = ours.change_all([ber.modify(f"cn=c1,{CLIENTS}", change)], lambda _: None)
+            assert bool(refused) is (role != "operator")
+
+
+def test_the_change_log_has_passwords_that_the_auditor_does_not_see(world: Site) -> None:
+    with closing(linked(world)) as admin:
+        found = admin.search("cn=changelog", "objectClass=auditAdd", attributes=["reqMod"])
+        assert [line for entry in found for line in entry.texts("reqMod") if line.startswith("userPassword:+ {SSHA}")]
+        line = found[0].dn
+        found_whole = admin.search(line, "objectClass=auditAdd", ldap3.BASE)[0].values
+    for role in ROLES:
+        with closing(linked(as_role(world, role))) as ours:
+            with suppress(StatelessError):
+                assert not ours.delete(line)
+            with suppress(StatelessError):
+                assert not ours.modify(line, {"reqMod": [(ldap3.MODIFY_REPLACE, ["x"])]})
+    with closing(linked(world)) as admin:
+        assert admin.search(line, "objectClass=auditAdd", ldap3.BASE)[0].values == found_whole
 
 
 # --- accounts and roles themselves -------------------------------------------------------------

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def statelesskit(root: Path, *words: str, code: int | None = 0) -> str:
     return done.stdout + done.stderr
 
 
-def rows(said: str) -> list[dict[str, str]]:
+def rows(said: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
@@ -83,7 +84,7 @@ def test_from_nothing_to_a_running_site(server: Existing, tmp_path: Path) -> Non
     statelesskit(root, "site", "start")
     assert f"dn: ou=clients,{BASE}" in entries(server)
     statelesskit(root, "client", "add", "c1", "--mode", "live", "--mac", "52:54:00:00:00:01")
-    assert json.loads(statelesskit(root, "site", "status", "--json"))["clients"] == 1
+    assert rows(statelesskit(root, "site", "status", "--json"))[0]["clients"] == 1
     assert not (root / "directory" / "slapd.conf").exists()
     assert "nothing of it runs here" in statelesskit(root, "site", "stop")
     looked = rows(statelesskit(root, "site", "doctor", "--json", code=None))
