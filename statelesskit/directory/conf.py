@@ -142,6 +142,7 @@ def slapd_conf(site: Site, folder: Path | None = None) -> str:
         f"TLSCertificateFile {_quoted(server_identity(site))}",
         f"TLSCertificateKeyFile {_quoted(server_identity(site))}",
         f'TLSCipherSuite "{TLS_PRIORITIES}"',
+        "TLSVerifyClient try",  # replicas, and accounts that are certificates, say who they are by one
         "disallow bind_anon",
         "require authc",
         # slapd reads \\ as one backslash, and the pattern needs one: the + stands for itself.

@@ -363,6 +363,23 @@ def test_roles_of_hosts_users_and_certificates(world: Site) -> None:
             assert roles_of(directory, account) == []
 
 
+def test_a_certificate_of_the_sites_ca_is_an_account(world: Site) -> None:
+    identity = world.root / "night.pem"
+    tls.make_identity(world, identity, "night")
+    server = DirectoryServer(uri=conf.ldaps_uri(world), certificate_file=identity, key_file=identity)
+    server = dataclasses.replace(server, ca_file=tls.ca_certificate(world))
+    night = dataclasses.replace(world, server=server)
+    with open_directory(world) as directory:
+        with pytest.raises(DirectoryUnavailableError, match="insufficientAccessRights"):
+            open_directory(night)
+        grant(directory, "pusher:desktop", "dn:CN=night")
+        with open_directory(night) as theirs:
+            assert [one.name for one in theirs.clients()] == ["c1"]
+        revoke(directory, "pusher:desktop", "dn:cn=Night")
+        with pytest.raises(DirectoryUnavailableError, match="insufficientAccessRights"):
+            open_directory(night)
+
+
 @pytest.mark.parametrize("account", ["user:no such one", "user:a\0b"])
 def test_a_user_this_host_has_not(world: Site, account: str) -> None:
     with open_directory(world) as directory, pytest.raises(NotFoundError):
