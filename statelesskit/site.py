@@ -117,7 +117,7 @@ def server_rows(site: Site) -> list[dict[str, str]]:
     from statelesskit.directory import open_directory
     from statelesskit.directory.server import server_facts
 
-    with open_directory(site, any_version=True) as directory:
+    with open_directory(site, or_replica=bool(site.server.provider), any_version=True) as directory:
         return [asdict(fact) for fact in server_facts(site, directory.ldap)]
 
 
@@ -176,12 +176,16 @@ def site_status(site: Site) -> dict[str, Any]:
         "records": len(list_records(site.records)),
     }
     if running.running:
-        with open_directory(site, or_replica=True) as directory:
+        with open_directory(site, or_replica=True, any_version=True) as directory:
             counts |= {"channels": len(directory.channels()), "clients": len(directory.clients())}
     return {
         "site": str(site.root),
         "name": site.name,
-        "directory": "running" if running.running else "not answering" if running.pid else "stopped",
+        "directory": "running"
+        if running.running
+        else "not answering"
+        if running.pid or not site.server.is_private
+        else "stopped",
         "directory_pid": running.pid,
         "directory_since": f"{running.since:%Y-%m-%dT%H:%M:%SZ}" if running.since else None,
         "replicas": ", ".join(str(lag) for lag in lags(site)) or None,

@@ -58,7 +58,7 @@ class MigrateSite(Action):
             else f"The directory follows version {VERSION} already.",
             rows=[{"step": what, "entries": len(dns)} for what, dns in pending.items()],
             facts={"from": found, "to": VERSION, "entries": pending},
-            notes=["older versions of statelesskit will refuse the directory from then on"] * (found < VERSION),
+            notes=_notes(site) if found < VERSION else [],
             changes=found < VERSION,
             guard="a directory is migrated by a person",
         )
@@ -76,3 +76,10 @@ class MigrateSite(Action):
 
         with open_directory(site, any_version=True) as directory:
             return [check("version", plan.facts["to"], directory.version())]
+
+
+def _notes(site: Site) -> list[str]:
+    notes = ["older versions of statelesskit will refuse the directory from then on"]
+    if site.server.replicas:
+        notes.append("replicas stop following unless they have the new schema first: there, site stop, then site start")
+    return notes

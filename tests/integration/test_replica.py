@@ -108,6 +108,12 @@ def test_it_answers_while_the_provider_is_dead_and_says_how_old_it_is(provider: 
     assert [(lag.behind_s, lag.note) for lag in lags(provider)] == [(None, "")]
 
 
+def test_the_doctor_looks_at_a_replica_as_at_any_server(follower: Site) -> None:
+    looked = {row.check: row.state for row in doctor.examine(follower)}
+    wanted = {"directory server", "directory TLS", "directory CA", "directory schema", "directory version"}
+    assert {check: looked.get(check) for check in wanted} == dict.fromkeys(wanted, "ok")
+
+
 def test_no_decision_is_made_by_it(provider: Site, follower: Site) -> None:
     kill(provider)
     with pytest.raises(DirectoryAwayError, match="does not run"):
