@@ -375,7 +375,9 @@ def test_a_certificate_of_the_sites_ca_is_an_account(world: Site) -> None:
         grant(directory, "pusher:desktop", "dn:CN=night")
         with open_directory(night) as theirs:
             assert [one.name for one in theirs.clients()] == ["c1"]
-        revoke(directory, "pusher:desktop", "dn:cn=Night")
+            revoke(directory, "pusher:desktop", "dn:cn=Night")
+            with pytest.raises(DirectoryUnavailableError):  # at once, over the same connection
+                theirs.clients()
         with pytest.raises(DirectoryUnavailableError, match="insufficientAccessRights"):
             open_directory(night)
 
