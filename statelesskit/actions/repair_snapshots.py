@@ -11,6 +11,8 @@ from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import choices, surveys
 from statelesskit.config import Site
 
+SHOWN = 10  # findings that the error names; the record has all
+
 
 @dataclass(frozen=True)
 class RepairSnapshots(Action):
@@ -86,4 +88,6 @@ class RepairSnapshots(Action):
         }
 
     def verify(self, site: Site, plan: Plan, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return [check("findings left", 0, len(result["findings"]))]
+        left = [": ".join(filter(None, one.values())) for one in result["findings"]]
+        more = [f"and {len(left) - SHOWN} more"] if len(left) > SHOWN else []
+        return [check("findings left", "none", "; ".join([*left[:SHOWN], *more]) or "none")]

@@ -22,7 +22,7 @@ from statelesskit.snapshot import description
 from statelesskit.snapshot.deleted import deletions
 from statelesskit.snapshot.description import ABOUT, CHECKSUM, MANIFEST_FILE, checksum
 from statelesskit.snapshot.manifest_file import check_manifest
-from statelesskit.snapshot.registry import STATES, look_at_snapshots, snapshot_of
+from statelesskit.snapshot.registry import STATES, Snapshot, look_at_snapshots, snapshot_of
 from statelesskit.snapshot.source import Source
 
 OWN = {"sequence": int, "parent": str, "state": str, "note": str}  # what a site has for itself
@@ -60,16 +60,17 @@ def redescribe(site: Site, name: str, source: Source) -> list[str] | None:
             same, theirs = True, theirs | {MANIFEST_FILE: description.manifest_file(folder)}
         own = {field: legible[field] for field, kind in OWN.items() if type(legible.get(field)) is kind}
         prototype = prototype_of(name)
-        others = {one.name: one.sequence for one in look_at_snapshots(site, prototype)[0] if one.name != name}
+        others = [one for one in look_at_snapshots(site, prototype)[0] if one.name != name]
         gone = [one for one in deletions(site) if one.prototype == prototype]
-        taken = {0, *others.values(), *(one.sequence for one in gone)}
-        for about in _candidates(theirs, own, taken, {*others, *(one.name for one in gone)}):
+        taken = {0, *(one.sequence for one in others), *(one.sequence for one in gone)}
+        names = [*(one.name for one in others), *(one.name for one in gone)]
+        for about in _candidates(theirs, own, taken, names):
             if checksum(about) == legible.get(CHECKSUM):
                 description.put(folder, about)
                 return []
         if not same:
             return None
-        description.put(folder, theirs | _careful(theirs, own, taken))
+        description.put(folder, theirs | _careful(theirs, own, others, taken))
     return list(OWN)
 
 
@@ -86,7 +87,7 @@ def _legible(path: Path) -> dict[str, Any]:
 
 
 def _candidates(
-    theirs: Mapping[str, Any], own: Mapping[str, Any], taken: set[int], names: set[str]
+    theirs: Mapping[str, Any], own: Mapping[str, Any], taken: set[int], names: list[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield what may have been written here: any number or any parent, but not both, as that would be too many."""
     near = {field: {own.get(field, theirs[field]), theirs[field]} for field in OWN}
@@ -99,12 +100,19 @@ def _candidates(
             yield {**theirs, "sequence": sequence, "parent": parent, "note": note, "state": state}
 
 
-def _careful(theirs: Mapping[str, Any], own: Mapping[str, Any], taken: set[int]) -> dict[str, Any]:
-    numbers = (own.get("sequence"), theirs["sequence"])
+def _careful(
+    theirs: Mapping[str, Any], own: Mapping[str, Any], others: list[Snapshot], taken: set[int]
+) -> dict[str, Any]:
+    """Return the best guess: a place behind those that were taken earlier, and no state that is too good."""
+    earlier = [one for one in others if one.taken_at <= snapshot_of(dict(theirs)).taken_at]
+    sequence = own.get("sequence", 0)
+    if sequence in taken or not 0 < sequence <= max(taken) + 1:
+        behind = itertools.count(max((one.sequence for one in earlier), default=0) + 1)
+        sequence = next(number for number in behind if number not in taken)
     bad = [state for state in BAD if state in (own.get("state"), theirs["state"])]
     return {
-        "sequence": next((one for one in numbers if one and one not in taken), max(taken) + 1),
-        "parent": own.get("parent", theirs["parent"]),
+        "sequence": sequence,
+        "parent": own.get("parent", earlier[-1].name if earlier else ""),
         "note": own.get("note", theirs["note"]),
         "state": bad[-1] if bad else STATES[0],
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 from statelesskit import fs
 from statelesskit.archive.source import ArchiveSource, parse_source
 from statelesskit.config import Site
-from statelesskit.errors import FormatError, NotFoundError, UsageError
+from statelesskit.errors import CommandError, FormatError, NotFoundError, UsageError
 from statelesskit.names import printable
 from statelesskit.progress import Progress
 from statelesskit.prototype.source import Source, run_to_the_end
@@ -39,7 +39,11 @@ def check(site: Site, argument: str) -> str:
 
 def _pinned(argument: str) -> str:
     """Name an image by the digest that its tag stands for now, so that what was planned is what is fetched."""
-    said = run(["skopeo", "inspect", "--no-tags", "--format", "{{.Digest}}", argument], timeout_s=ANSWER_S).stdout
+    try:
+        said = run(["skopeo", "inspect", "--no-tags", "--format", "{{.Digest}}", argument], timeout_s=ANSWER_S).stdout
+    except CommandError as error:
+        error.hint = "is the name right? if the registry wants to know who asks: `skopeo login REGISTRY`"
+        raise
     if not _DIGEST.fullmatch(digest := said.strip()):
         raise FormatError(f"skopeo says that {printable(argument)} has the digest {printable(digest)}")
     folder, slash, last = argument.rpartition("/")
