@@ -206,7 +206,8 @@ class Lag:
 
     Attributes:
         last_change: when the last change it knows of was made; None if it does not tell.
-        behind_s: how much younger its provider's last change is; None if either does not answer.
+        behind_s: how much younger its provider's last change is, 0 when nothing is missing; None if either does not
+            answer. Of many changes made at once, as by an import, many may be missing in little time.
         ends_at: when its certificate ends.
         note: what keeps it from answering.
     """
@@ -224,7 +225,12 @@ class Lag:
     def __str__(self) -> str:
         if self.note:
             return f"{self.uri}: {self.note}"
-        found = "nobody knows how far behind" if self.behind_s is None else f"{self.behind_s:.0f} s behind"
+        if self.behind_s is None:
+            found = "answers; whether it is up to date is not known"
+        elif self.behind_s:
+            found = f"behind: its last change is {self.behind_s:.3g} s older than the provider's"
+        else:
+            found = "up to date"
         if self.ends_soon:
             found += f", its certificate ends on {self.ends_at:%Y-%m-%d}"
         return f"{self.uri}: {found}"
