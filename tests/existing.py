@@ -95,9 +95,9 @@ suffix {SUFFIX}
 rootdn {ADMIN}
 rootpw {SECRET}
 directory {folder}/data
-{extra or DEBIAN_RULES}
-index objectClass eq
 maxsize 104857600
+index objectClass eq
+{extra or DEBIAN_RULES}
 """
     )
     conf = ["-f", str(folder / "slapd.conf")]
