@@ -209,7 +209,7 @@ class Lag:
         behind_s: how much younger its provider's last change is, 0 when nothing is missing; None if either does not
             answer. Of many changes made at once, as by an import, many may be missing in little time.
         ends_at: when its certificate ends.
-        note: what keeps it from answering.
+        note: what keeps it from answering, or makes its answers wrong.
     """
 
     uri: str
@@ -247,22 +247,28 @@ class Lag:
 
 def lags(site: Site) -> list[Lag]:
     """Say of each replica that the site names how far it is behind."""
-    if not site.server.replicas:
-        return []
-    try:
-        newest, _ = _asked(site, "")
-    except StatelessError:
-        newest = None
-    found = []
+    found: list[Lag] = []
     for uri in site.server.replicas:
         try:
             seen, ends_at = _asked(site, uri)
         except StatelessError as error:
             found.append(Lag(uri, None, None, note=error.message))
         else:
-            behind_s = max(0.0, (newest - seen).total_seconds()) if newest and seen else None
-            found.append(Lag(uri, seen, behind_s, ends_at))
-    return found
+            found.append(Lag(uri, seen, None, ends_at))
+    try:
+        newest = _asked(site, "")[0] if found else None  # asked last, as it is never behind
+    except StatelessError:
+        newest = None
+    return [_compared(lag, newest) for lag in found]
+
+
+def _compared(lag: Lag, newest: datetime | None) -> Lag:
+    if newest is None or lag.last_change is None:
+        return lag
+    if lag.last_change > newest:
+        note = "it knows changes that its provider does not: stop it, remove its directory/data, start it again"
+        return replace(lag, note=note)
+    return replace(lag, behind_s=(newest - lag.last_change).total_seconds())
 
 
 def _asked(site: Site, uri: str) -> tuple[datetime | None, datetime | None]:

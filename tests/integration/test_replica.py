@@ -18,6 +18,7 @@ import pytest
 from statelesskit import doctor
 from statelesskit.config import Site, load_site
 from statelesskit.directory import Client, open_directory, slapd, tls
+from statelesskit.directory.backup import make_backup
 from statelesskit.directory.replica import init_replica, lags, load_replica, reader_identity
 from statelesskit.errors import (
     DirectoryAwayError,
@@ -29,7 +30,7 @@ from statelesskit.progress import Progress, shown
 from statelesskit.site import init_site, site_status, start_site
 from tests.conftest import free_port
 from tests.existing import existing_server, site_on
-from tests.fleet import Fleet
+from tests.fleet import Fleet, perform
 
 pytestmark = pytest.mark.slapd
 
@@ -173,6 +174,37 @@ def test_a_replica_that_is_behind_says_by_how_much(provider: Site, follower: Sit
     assert lag.behind_s is not None
     assert lag.behind_s >= 1
     assert f"its last change is {lag.behind_s:.3g} s older" in str(lag)
+
+
+def test_a_restored_provider_is_followed(provider: Site, follower: Site, tmp_path: Path) -> None:
+    with open_directory(provider) as directory:
+        make_backup(provider, directory, tmp_path / "backup")
+        directory.remove_client("c1")
+        directory.add_client(Client("c2", "live"))
+    wait_until(lambda: names(follower) == ["c2"])
+    perform(provider, "site restore", backup=str(tmp_path / "backup"), move_clients=True)
+    wait_until(lambda: lags(provider)[0].behind_s == 0)
+    assert names(follower) == names(provider) == ["c1"]
+
+
+def test_a_replica_that_knows_more_than_its_provider_is_named(provider: Site, follower: Site) -> None:
+    """Somebody put an older copy of the provider's disk back."""
+    slapd.stop(provider)
+    shutil.copytree(provider.directory / "data", provider.directory / "older")
+    slapd.start(provider)
+    with open_directory(provider) as directory:
+        directory.add_client(Client("c2", "live"))
+    wait_until(lambda: names(follower) == ["c1", "c2"])
+    slapd.stop(provider)
+    shutil.rmtree(provider.directory / "data")
+    (provider.directory / "older").rename(provider.directory / "data")
+    slapd.start(provider)
+    assert "knows changes that its provider does not" in lags(provider)[0].note
+    slapd.stop(follower)  # what it then says to do
+    shutil.rmtree(follower.directory / "data")
+    slapd.start(follower)
+    wait_until(lambda: lags(provider)[0].behind_s == 0)
+    assert names(follower) == ["c1"]
 
 
 def test_one_that_has_not_caught_up_since_it_was_made_is_not_asked(provider: Site, tmp_path: Path) -> None:
@@ -320,6 +352,7 @@ def test_a_certificate_that_ends_soon_is_told(provider: Site, follower: Site) ->
     assert [row.state for row in doctor.examine(provider) if row.check == "replica"] == ["warning"]
 
 
+@pytest.mark.root
 def test_from_the_command_line(fleet: Fleet, tmp_path: Path) -> None:
     port = free_port()
     toml = fleet.site.root / "site.toml"
