@@ -1,4 +1,4 @@
-"""Bad weather for a directory: a server that is frozen, and a gateway before it that cuts connections to order."""
+"""Bad weather for a directory: a server that is frozen or killed, and a gateway that cuts connections to order."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from statelesskit.config import Site
+from statelesskit.directory import slapd
+from statelesskit.errors import DirectoryUnavailableError, StatelessError
 
 BIND, SEARCH, MODIFY, ADD, DELETE = 0x60, 0x63, 0x66, 0x68, 0x4A  # RFC 4511: the tags of the requests
 
@@ -21,6 +25,32 @@ def freeze(pid: int) -> None:
         (task / "stat").read_text().rpartition(")")[2].split()[0] != "T" for task in Path(f"/proc/{pid}/task").iterdir()
     ):
         time.sleep(0.001)
+
+
+def killed_after(
+    site: Site, delay_s: float, job: Callable[[], object], *, when: threading.Event | None = None
+) -> StatelessError | None:
+    """Do a job while slapd dies, start it again, and return what the job failed with."""
+    pid = slapd.status(site).pid
+    assert pid
+
+    def kill() -> None:
+        if when:
+            when.wait(30)
+        time.sleep(delay_s)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        job()
+    except DirectoryUnavailableError as error:
+        return error
+    finally:
+        killer.join()
+        slapd.start(site)
+    return None
 
 
 class Gateway:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,11 +14,12 @@ from statelesskit.actions import ACTIONS
 from statelesskit.audit.listing import list_records
 from statelesskit.audit.verify import verify_record
 from statelesskit.config import Site
-from statelesskit.directory import open_directory, slapd
-from statelesskit.errors import DirectoryUnavailableError, StatelessError
+from statelesskit.directory import open_directory
+from statelesskit.errors import StatelessError
 from statelesskit.site import init_site, start_site, stop_site
 from tests.conftest import free_port
 from tests.fleet import perform, small_root
+from tests.weather import killed_after
 
 pytestmark = [pytest.mark.slapd, pytest.mark.root]
 
@@ -45,28 +43,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
     finally:
         stop_site(site)
-
-
-def killed_after(site: Site, delay_s: float, job: Callable[[], object]) -> StatelessError | None:
-    """Do a job while slapd dies, start it again, and return what the job failed with."""
-    pid = slapd.status(site).pid
-    assert pid
-
-    def kill() -> None:
-        time.sleep(delay_s)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        job()
-    except DirectoryUnavailableError as error:
-        return error
-    finally:
-        killer.join()
-        slapd.start(site)
-    return None
 
 
 def moments(job: Callable[[], object]) -> list[float]:

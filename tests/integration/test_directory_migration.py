@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from statelesskit import service
 from statelesskit.actions import ACTIONS
 from statelesskit.audit.keys import create_record_key
+from statelesskit.audit.listing import list_records
 from statelesskit.config import Site
 from statelesskit.directory import Directory, conf, open_directory, slapd
 from statelesskit.directory.migration import STEPS, migrate, steps_from
@@ -22,7 +24,8 @@ from statelesskit.directory.operations import Operations
 from statelesskit.directory.pushes import pushes
 from statelesskit.directory.schema import VERSION
 from statelesskit.errors import ConflictError, FormatError, NotFoundError, RefusedError
-from statelesskit.progress import SILENT
+from statelesskit.progress import SILENT, Progress
+from tests.weather import killed_after
 
 pytestmark = pytest.mark.slapd
 
@@ -146,6 +149,34 @@ def test_cut_off_between_any_two_changes(old: Site, monkeypatch: pytest.MonkeyPa
             assert version_of(old) == "1"
             check_both_rules(directory)
     monkeypatch.undo()
+    service.perform(old, ACTIONS["site migrate"].check({}), service.AT_ONCE)
+    check_migrated(old)
+
+
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.8])
+def test_slapd_killed_in_the_middle_of_it(old: Site, part: float) -> None:
+    thick = f"objectClass: device\nobjectClass: skClient\nskClientMode: thick\n{PINNED}\n"
+    load(restart(old), "".join(f"dn: cn=u{number},ou=clients,{BASE}\n{thick}" for number in range(100)))
+    done = 0
+
+    class Counted(Progress):
+        def advance(self, amount: int = 1, size_bytes: int = 0) -> None:
+            nonlocal done
+            done += amount
+            if done == part * 100:
+                reached.set()
+
+    def migrate() -> None:
+        service.perform(old, ACTIONS["site migrate"].check({}), service.AT_ONCE, progress=Counted())
+
+    reached = threading.Event()
+    error = killed_after(old, 0, migrate, when=reached)
+    assert error is not None
+    assert list_records(old.records)[-1].state == "failed"
+    with open_directory(old, any_version=True) as directory:
+        assert directory.version() == 1
+        check_both_rules(directory)
+        assert {one.reference or one.pin for one in directory.clients() if one.mode == "thick"} == {SNAPSHOT}
     service.perform(old, ACTIONS["site migrate"].check({}), service.AT_ONCE)
     check_migrated(old)
 
