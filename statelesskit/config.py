@@ -28,6 +28,10 @@ base_dn = "{base_dn}"
 port = {port}
 # How many days the private server's change log reaches back; 0 keeps it all.
 keep_changes_days = 0
+# How many seconds a command waits for a server that is away, and the replicas that answer questions meanwhile
+# (`statelesskit directory replica init` makes one).
+# patience_s = 10
+# replicas = ["ldaps://127.0.0.1:6361"]
 
 [policy]
 # What a run may do with confirm=auto, that is with nobody looking: push only snapshots in these

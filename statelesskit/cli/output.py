@@ -15,6 +15,7 @@ from statelesskit.names import printable
 from statelesskit.progress import Progress, pace
 from statelesskit.progress import shown as shown_by
 
+BRIEF_S = 0.5  # a stage that took less leaves no line
 WIDE = 200  # columns of a table that goes to a file or a pipe
 
 
@@ -104,9 +105,12 @@ class TerminalProgress(Progress):
         self._write(printable(line), end=True)
 
     def close(self) -> None:
-        """End the last stage's line with its count and time."""
-        if self._what:
-            took = f"{time.monotonic() - self._began:.1f} s"
+        """End the last stage's line with its count and time, or take it away if it was brief."""
+        took_s = time.monotonic() - self._began
+        if self._what and took_s < BRIEF_S:
+            self._write("", end=False)
+        elif self._what:
+            took = f"{took_s:.1f} s"
             counted = pace(self._done, 0, self._unit, 0, done_bytes=self._done_bytes) + ", " if self._done else ""
             self._write(f"{self._what}: {counted}{took}", end=True)
         self._what = ""
