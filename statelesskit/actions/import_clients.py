@@ -14,6 +14,7 @@ from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import surveys
 from statelesskit.config import Site
 from statelesskit.errors import DamagedError, NotFoundError, UsageError
+from statelesskit.progress import current
 
 if TYPE_CHECKING:
     from statelesskit.clients.changes import Change, Changes
@@ -80,7 +81,10 @@ class ImportClients(_Bulk):
         data = _content(self.table)
         rows, faults = read_table(data)
         with open_directory(site) as directory:
-            found = judge(rows, faults, look(directory), directory, update=self.update)
+            known = look(directory)
+            current().stage("checking the rows", total=len(rows), unit="rows")
+            found = judge(rows, faults, known, directory, update=self.update)
+            current().advance(len(rows))
         if found.faults and not self.skip_bad:
             said = "\n".join(str(fault) for fault in found.faults[:SAID])
             more = f"\nand {len(found.faults) - SAID} more" if len(found.faults) > SAID else ""

@@ -34,7 +34,9 @@ def action_command(
         ctx = click.get_current_context()
         site, action = site_of(ctx), kind.check(values)
         if plan_only:
-            show_plan(service.plan(site, action), as_json=as_json)
+            with output.progress():
+                plan = service.plan(site, action)
+            show_plan(plan, as_json=as_json)
             return
         with output.progress() as progress:
             outcome = service.perform(site, action, plan_digest or service.AT_ONCE, progress=progress)
@@ -58,9 +60,12 @@ def plan_command(kind: type[Action], name: str, text: str) -> click.Command:
 
     def callback(as_json: bool, **values: Any) -> None:
         from statelesskit import service
+        from statelesskit.cli import output
 
         site = site_of(click.get_current_context())
-        show_plan(service.plan(site, kind.check(values)), as_json=as_json)
+        with output.progress():
+            plan = service.plan(site, kind.check(values))
+        show_plan(plan, as_json=as_json)
 
     json_option = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, one object a line.")
     params: list[click.Parameter] = [*map(_click_parameter, kind.parameters()), json_option]

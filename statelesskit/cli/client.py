@@ -45,7 +45,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     from statelesskit.directory import assignments, open_directory
     from statelesskit.fleet import fleet_rows, reports_of_references
 
-    with open_directory(site_of(ctx), or_replica=True) as directory:
+    with open_directory(site_of(ctx), or_replica=True) as directory, output.progress():
         assigned = assignments(directory)
         rows = fleet_rows(assigned, reports_of_references(directory, (client for client, _ in assigned)))
     if as_json:
