@@ -87,19 +87,21 @@ class Operations:
         Raises:
             DirectoryUnavailableError: the server went away; some changes are made and others not, each whole.
         """
-        requests = [wire.Request(body, tuple(self._controls())) for body in bodies]
         refused: dict[int, str] = {}
 
+        def requests() -> list[wire.Request]:
+            return [wire.Request(body, tuple(self._controls())) for body in batch]
+
         def change(connection: Connection) -> bool:
-            if not (whole and wire.commit(connection, batch)):
-                for place, result in enumerate(wire.tell(connection, batch), begin):
+            if not (whole and wire.commit(connection, requests())):
+                for place, result in enumerate(wire.tell(connection, requests()), begin):
                     if not result.good:
                         refused[place] = f"{result.name}: {result.message}".removesuffix(": ")
             return True
 
         whole = self._link.ask(wire.can_commit)
-        for begin in range(0, len(requests), BATCH):
-            batch = requests[begin : begin + BATCH]
+        for begin in range(0, len(bodies), BATCH):
+            batch = bodies[begin : begin + BATCH]
             self.counts["change"] += len(batch)
             self._link.tell(change, lambda: Fate.UNKNOWN)
             made(len(batch))
