@@ -17,6 +17,7 @@ from statelesskit.directory.layout import comparable
 from statelesskit.directory.link import Fate, Link
 from statelesskit.directory.mapping import Attributes, Entry
 from statelesskit.directory.session import Connection
+from statelesskit.directory.transactions import transactions
 from statelesskit.errors import ExistsError
 from statelesskit.progress import SILENT
 
@@ -75,7 +76,7 @@ class Operations:
     def change_all(self, bodies: Sequence[bytes], made: Callable[[int], object]) -> dict[int, str]:
         """Make many changes, each of another entry, encoded by :mod:`statelesskit.directory.ber`, in any order.
 
-        Where the server knows transactions, a batch is made whole or not at all. If one is refused, its changes
+        Where transactions are possible, a batch is made whole or not at all. If one is refused, its changes
         are made one by one, so that each is either made or named.
 
         Args:
@@ -93,18 +94,18 @@ class Operations:
             return [wire.Request(body, tuple(self._controls())) for body in batch]
 
         def change(connection: Connection) -> bool:
-            if not (whole and wire.commit(connection, requests())):
+            if not commit(connection, requests()):
                 for place, result in enumerate(wire.tell(connection, requests()), begin):
                     if not result.good:
                         refused[place] = f"{result.name}: {result.message}".removesuffix(": ")
             return True
 
-        whole = self._link.ask(wire.can_commit)
-        for begin in range(0, len(bodies), BATCH):
-            batch = bodies[begin : begin + BATCH]
-            self.counts["change"] += len(batch)
-            self._link.tell(change, lambda: Fate.UNKNOWN)
-            made(len(batch))
+        with transactions(self._link.connection) as commit:
+            for begin in range(0, len(bodies), BATCH):
+                batch = bodies[begin : begin + BATCH]
+                self.counts["change"] += len(batch)
+                self._link.tell(change, lambda: Fate.UNKNOWN)
+                made(len(batch))
         return refused
 
     def add(self, dn: str, attributes: Attributes, what: str, name: str) -> None:

@@ -102,8 +102,7 @@ def commit(connection: ldap3.Connection, requests: Sequence[Request]) -> bool:
 
     slapd flushes a transaction to the disk once. Of one that was refused the change log has traces all the same.
 
-    slapd (2.5.13) answers to a change of a transaction before it has let go of it, and crashes if it is told
-    to end the transaction before it did. So this waits until no thread of it does anything but answer us.
+    Not by itself safe for the server: see :mod:`statelesskit.directory.transactions`.
     """
     with _exchange(connection) as exchange:
         [started] = exchange.ask([Request(ber.extended(START))])
@@ -113,6 +112,7 @@ def commit(connection: ldap3.Connection, requests: Sequence[Request]) -> bool:
         inside = (INSIDE, True, name)
         queued = exchange.ask([Request(one.body, (*one.controls, inside)) for one in requests])
         accepted = all(_result(payload).good for payload in queued)
+        # A server that still works may not have let go of the changes yet, and could crash.
         whole = exchange.waits_alone() and accepted
         rollback = b"" if whole else ber.tlv(ber.BOOLEAN, b"\0")
         [ended] = exchange.ask([Request(ber.extended(END, ber.tlv(ber.SEQUENCE, rollback, ber.text(name))))])
