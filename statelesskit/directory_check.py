@@ -15,9 +15,10 @@ from statelesskit.retention import decide, needed_by_fleet
 from statelesskit.snapshot import Snapshot, list_snapshots
 from statelesskit.snapshot.deleted import deletions
 from statelesskit.snapshot.whole import is_partial
+from statelesskit.unrecorded import unrecorded_changes
 
 # What else is looked at, each by a module of its own; both get the site and an open directory.
-BEYOND: tuple[Callable[[Site, Directory], Iterable[Finding]], ...] = (server_findings,)
+BEYOND: tuple[Callable[[Site, Directory], Iterable[Finding]], ...] = (server_findings, unrecorded_changes)
 
 
 def check_directory(site: Site, directory: Directory) -> Iterator[Finding]:

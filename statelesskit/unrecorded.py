@@ -14,16 +14,19 @@ from datetime import datetime, timedelta
 from hmac import compare_digest
 
 from statelesskit.audit import events
+from statelesskit.audit.listing import record_folders
 from statelesskit.audit.records import EVENTS
 from statelesskit.config import Site
 from statelesskit.directory import Directory
 from statelesskit.directory.authorship import KEY_BYTES, mark_of
 from statelesskit.directory.changelog import ADD, DELETE, MODIFY, RENAME, WHO, Change, changes, reaches_back_to, time_of
+from statelesskit.directory.consistency import Finding
 from statelesskit.directory.differences import named_at
-from statelesskit.errors import AuditError
+from statelesskit.errors import AuditError, NotFoundError
 from statelesskit.names import printable
 from statelesskit.progress import SILENT, Progress
 
+ACKNOWLEDGE = "directory acknowledge"  # the verb whose records say which of them are known
 _RECORD = re.compile("[0-9]{8}T[0-9]{6}Z-[a-z0-9-]+", re.ASCII)
 JUST_BEFORE = timedelta(microseconds=1)
 DONE = {ADD: "added", DELETE: "removed", MODIFY: "changed", RENAME: "renamed"}
@@ -39,13 +42,32 @@ class _Made:
     marks: set[str] = field(default_factory=set)
 
 
-def unrecorded_changes(site: Site, directory: Directory, progress: Progress = SILENT) -> list[dict[str, str]]:
-    """Return one row for each change that no record of the site made, as far as the change log reaches back.
+def unrecorded_changes(site: Site, directory: Directory, progress: Progress = SILENT) -> Iterator[Finding]:
+    """Yield each change that no record made and nobody has acknowledged, as far as the change log reaches back."""
+    known = acknowledged(site)
+    yield from (found for csn, found in unrecorded_ever(site, directory, progress) if csn not in known)
 
-    Raises:
-        NotFoundError: the server keeps no change log that can be read.
-    """
-    reach = reaches_back_to(directory.ldap)
+
+def acknowledged(site: Site) -> frozenset[str]:
+    """Return the change sequence numbers of the changes that somebody has looked at and put their name to."""
+    found: set[str] = set()
+    for path in record_folders(site.records):
+        if f"-{ACKNOWLEDGE.replace(' ', '-')}-" in path.name:
+            with suppress(AuditError):
+                for event in events.read(path / EVENTS)[0]:
+                    result = event.facts.get("result")
+                    told = result.get("acknowledged") if event.kind == "applied" and isinstance(result, dict) else []
+                    found.update(csn for csn in told or () if isinstance(csn, str))
+    return frozenset(found)
+
+
+def unrecorded_ever(site: Site, directory: Directory, progress: Progress = SILENT) -> Iterator[tuple[str, Finding]]:
+    """Yield each change that no record made, with its change sequence number; "" for a finding that is no change."""
+    try:
+        reach = reaches_back_to(directory.ldap)
+    except NotFoundError as error:
+        yield "", Finding("directory", f"{error.message}, so changes past this tool are not found", error.hint)
+        return
     # The entries first: what is changed meanwhile is then in the log all the same.
     progress.stage("reading the directory", unit="entries")
     entries = directory.ldap.search(directory.layout.base, "objectClass=*", attributes=("entryCSN", "modifiersName"))
@@ -53,27 +75,25 @@ def unrecorded_changes(site: Site, directory: Directory, progress: Progress = SI
     made = changes(directory.ldap, attributes=WHO)
     progress.advance(len(made))
     records: dict[str, _Made | None] = {}
-    rows = [
-        _row(directory, change.dn, f"was {DONE.get(change.kind, 'changed')}", change.csn, change.by, fault)
-        for change in made
-        if (fault := _fault(site, change, records))
-    ]
+    for change in made:
+        if fault := _fault(site, change, records):
+            done = DONE.get(change.kind, "changed")
+            yield change.csn, _finding(directory, change.dn, done, change.csn, change.by, fault)
     logged = {change.csn for change in made}
     for entry in entries:
         csn = entry.text("entryCSN")
         if csn and csn not in logged and time_of(csn) >= reach:
-            fault = "the change log does not tell it"
-            rows.append(_row(directory, entry.dn, "was changed", csn, entry.text("modifiersName"), fault))
-    return rows
+            by = entry.text("modifiersName")
+            yield csn, _finding(directory, entry.dn, "changed", csn, by, "the change log does not tell it")
 
 
-def _row(directory: Directory, dn: str, done: str, csn: str, by: str, fault: str) -> dict[str, str]:
+def _finding(directory: Directory, dn: str, done: str, csn: str, by: str, fault: str) -> Finding:
     at = time_of(csn)
-    return {
-        "object": printable(named_at(dn, directory.layout)),
-        "finding": f"{done} at {at:%Y-%m-%dT%H:%M:%SZ} by {printable(by)}: {fault}",
-        "hint": f"statelesskit directory diff {at - JUST_BEFORE:%Y-%m-%dT%H:%M:%S.%fZ} {at:%Y-%m-%dT%H:%M:%S.%fZ}",
-    }
+    return Finding(
+        printable(named_at(dn, directory.layout)),
+        f"was {done} at {at:%Y-%m-%dT%H:%M:%SZ} by {printable(by)}: {fault}",
+        f"statelesskit directory diff {at - JUST_BEFORE:%Y-%m-%dT%H:%M:%S.%fZ} {at:%Y-%m-%dT%H:%M:%S.%fZ}",
+    )
 
 
 def _fault(site: Site, change: Change, records: dict[str, _Made | None]) -> str:

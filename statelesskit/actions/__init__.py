@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statelesskit.action import Action
+from statelesskit.actions.acknowledge_changes import AcknowledgeChanges
 from statelesskit.actions.add_client import AddClient
 from statelesskit.actions.change_account import AddAccount, RemoveAccount
 from statelesskit.actions.change_role import GrantRole, RevokeRole
@@ -29,6 +30,7 @@ from statelesskit.actions.take_snapshot import TakeSnapshot
 ACTIONS: dict[str, type[Action]] = {
     action.verb: action
     for action in (
+        AcknowledgeChanges,
         AddAccount,
         AddClient,
         AddToGroup,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
+from statelesskit.actions.acknowledge_changes import AcknowledgeChanges
 from statelesskit.actions.change_account import AddAccount, RemoveAccount
 from statelesskit.actions.change_role import GrantRole, RevokeRole
 from statelesskit.cli.acting import JSON, action_command, site_of
@@ -89,5 +93,12 @@ def roles(ctx: click.Context, as_json: bool) -> None:
 
 directory.add_command(check)
 directory.add_command(replica)
+
+
+def _show_acknowledged(result: Mapping[str, Any]) -> None:
+    click.echo(f"record  {result['record']}")
+
+
+directory.add_command(action_command(AcknowledgeChanges, show=_show_acknowledged))
 directory.add_command(at)
 directory.add_command(diff)

@@ -129,8 +129,8 @@ def test_a_restore_puts_all_back_and_no_serial_down(running: Site, tmp_path: Pat
         # The past is still the past: before the restore, and before what it undid.
         assert essence(state_at(directory, between)) == spoiled
         assert essence(state_at(directory, spoil_at)) == essence(old)
-        unrecorded = unrecorded_changes(running, directory)
-    assert {row["object"] for row in unrecorded} == {"client c1", "client c2"}  # removed and renamed by hand
+        unrecorded = list(unrecorded_changes(running, directory))
+    assert {row.object for row in unrecorded} == {"client c1", "client c2"}  # removed and renamed by hand
     assert now.entries.keys() > old.entries.keys()
     assert all("ou=pushes" in now.entries[number].dn for number in now.entries.keys() - old.entries.keys())
     left = {"entryCSN", "modifyTimestamp", "modifiersName", "skSerial", "skMovedAt", "skMovedBy", "skRecord"}
@@ -186,7 +186,7 @@ def test_a_lost_directory_comes_back_with_serials_from_the_records(running: Site
     assert clients(running) == ["c1"]
     with open_directory(running) as directory:
         assert directory.channel("desktop/stable").serial == 4
-        assert unrecorded_changes(running, directory) == []
+        assert list(unrecorded_changes(running, directory)) == []
 
 
 def test_a_change_after_the_plan_is_a_conflict(running: Site, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_killed_anywhere_it_is_the_old_state_or_the_new(running: Site, tmp_path:
         assert done.returncode == -signal.SIGKILL, done.stderr
         if found == ["c1"]:
             with open_directory(running) as directory:
-                assert [row["object"] for row in unrecorded_changes(running, directory)] == ["client c1"]
+                assert [row.object for row in unrecorded_changes(running, directory)] == ["client c1"]
                 assert state_at(directory).gaps == []
             restore(running, new)
     else:

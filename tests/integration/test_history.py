@@ -18,13 +18,16 @@ import ldap3
 import pytest
 from ldap3.core.exceptions import LDAPOperationResult
 
-from statelesskit import unrecorded
+from statelesskit import service, unrecorded
+from statelesskit.actions import ACTIONS
 from statelesskit.config import Site
 from statelesskit.directory import Directory, authorship, open_directory, slapd
 from statelesskit.directory.changelog import changes, reaches_back_to
 from statelesskit.directory.conf import CHANGELOG
+from statelesskit.directory.consistency import Finding
 from statelesskit.directory.layout import split_dn
 from statelesskit.directory.past import State, read_state, state_at
+from statelesskit.errors import RefusedError
 from statelesskit.site import init_site, start_site, stop_site
 from statelesskit.snapshot import list_snapshots
 from statelesskit.unrecorded import unrecorded_changes
@@ -169,9 +172,9 @@ def ldap(site: Site, program: str, *words: str, stdin: str = "") -> None:
     subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60, check=True)
 
 
-def found(site: Site) -> list[dict[str, str]]:
+def found(site: Site) -> list[Finding]:
     with open_directory(site) as directory:
-        return unrecorded_changes(site, directory)
+        return list(unrecorded_changes(site, directory))
 
 
 def test_what_the_product_does_is_never_named(running: Site) -> None:
@@ -216,8 +219,8 @@ def test_two_hundred_changes_past_the_product_are_all_named(running: Site) -> No
     ldap(running, "ldapadd", stdin=f"dn: cn=lab,ou=groups,{BASE}\nobjectClass: groupOfNames\nmember: {BASE}\n")
     rows = found(running)
     assert len(rows) == 200
-    assert {row["finding"].partition(": ")[2] for row in rows} == {"no record made it; somebody used another tool"}
-    named = {row["object"] for row in rows}
+    assert {row.finding.partition(": ")[2] for row in rows} == {"no record made it; somebody used another tool"}
+    named = {row.object for row in rows}
     assert {
         "channel desktop/stable",
         "client c1",
@@ -225,6 +228,21 @@ def test_two_hundred_changes_past_the_product_are_all_named(running: Site) -> No
         "group lab",
         *(f"client x{n}" for n in range(80)),
     } < named
+
+
+def test_what_is_acknowledged_is_named_no_more(running: Site) -> None:
+    ldap(running, "ldapdelete", f"cn=c1,ou=clients,{BASE}")
+    [row] = found(running)
+    assert row.object == "client c1"
+    with pytest.raises(RefusedError):
+        service.perform(running, ACTIONS["directory acknowledge"].check({"reason": "x"}), service.AUTO)
+    perform(running, "directory acknowledge", reason="the machine went up in smoke")
+    assert found(running) == []
+    statelesskit(running, "directory", "check", "--json", code=0)
+    ldap(running, "ldapmodify", stdin=f"dn: {BASE}\nchangetype: modify\nadd: description\ndescription: x\n")
+    assert [row.object for row in found(running)] == [BASE]
+    assert perform(running, "directory acknowledge", reason="again")["changed"] is True
+    assert perform(running, "directory acknowledge", reason="again")["changed"] is False
 
 
 def test_a_borrowed_record_is_told_apart(running: Site) -> None:
@@ -255,7 +273,7 @@ def test_a_borrowed_record_is_told_apart(running: Site) -> None:
         for garbage in (b"", b"\x30\x80", b"\x30\x05\x04\x00\x04\x00\x04", b"\xff" * 500, b"\x30" * 3000):
             with suppress(LDAPOperationResult):
                 forge((authorship.SESSION_TRACKING, False, garbage))
-    faults = [row["finding"].partition(": ")[2] for row in found(running)]
+    faults = [row.finding.partition(": ")[2] for row in found(running)]
     assert faults[:5] == [
         f"it repeats the mark of another change of record {claim.record}, which did not make it",
         f"it names the record {claim.record}, which did not run then",
@@ -273,8 +291,8 @@ def test_a_change_that_is_in_no_log_is_named(running: Site) -> None:
     subprocess.run(["/usr/sbin/slapmodify", "-f", conf, "-b", BASE], input=change, text=True, check=True)
     start_site(running)
     [row] = found(running)
-    assert row["object"] == "client c1"
-    assert row["finding"].endswith("the change log does not tell it")
+    assert row.object == "client c1"
+    assert row.finding.endswith("the change log does not tell it")
     with open_directory(running) as directory:
         before = state_at(directory, reaches_back_to(directory.ldap))
     assert before.gaps
