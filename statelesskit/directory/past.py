@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from datetime import time as dt_time
 
 import ldap3
@@ -38,6 +38,7 @@ EVERYTHING = (ldap3.ALL_ATTRIBUTES, ldap3.ALL_OPERATIONAL_ATTRIBUTES)
 DERIVED = frozenset(
     {"entryDN", "subschemaSubentry", "hasSubordinates", "numSubordinates", "contextCSN", "auditContext"}
 )
+IN_FLIGHT = timedelta(minutes=1)  # a change gets its number before it is made; a large transaction long before
 LOG_LAG_S = 0.1  # a change is made before it is logged
 LOG_TRIES = 5
 Values = dict[str, tuple[bytes, ...]]
@@ -160,18 +161,18 @@ def rewind(state: State, made: Iterable[Change], at: datetime) -> State:
 
 
 def _undo(state: State, change: Change) -> None:
-    there = state.entries.get(change.uuid)
+    there, settled = state.entries.get(change.uuid), state.at - IN_FLIGHT
     if change.kind == DELETE:
         if there is None:
             state.entries[change.uuid] = Held(change.dn, dict(change.old))
-        elif change.at < state.at:  # it was read after that, so it was not removed at all
+        elif change.at < settled:  # it was read after that, so it was not removed at all
             state.gaps.append(
                 f"{printable(change.dn)} is logged as removed at {_when(change.csn)}, but was there later"
             )
         return
     if there is None or there.csn != change.csn:
         # Read before the change was made, or logged by a server that was stopped before it was.
-        if change.at < state.at and (there is None or there.csn > change.csn):
+        if change.at < settled and (there is None or there.csn > change.csn):
             state.gaps.append(
                 f"what became of {printable(change.dn)} after {_when(change.csn)} is not in the change log"
             )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +27,11 @@ from statelesskit.actions import ACTIONS
 from statelesskit.config import Site
 from statelesskit.directory import Directory, authorship, open_directory, slapd
 from statelesskit.directory.changelog import changes, reaches_back_to
-from statelesskit.directory.conf import CHANGELOG
+from statelesskit.directory.conf import CHANGELOG, slapd_conf
 from statelesskit.directory.consistency import Finding
 from statelesskit.directory.layout import split_dn
-from statelesskit.directory.past import State, read_state, state_at
-from statelesskit.errors import RefusedError
+from statelesskit.directory.past import State, moment, read_state, state_at
+from statelesskit.errors import NotFoundError, RefusedError, UsageError
 from statelesskit.site import init_site, start_site, stop_site
 from statelesskit.snapshot import list_snapshots
 from statelesskit.unrecorded import unrecorded_changes
@@ -140,6 +144,62 @@ def test_the_past_is_rebuilt_exactly(directory: Directory, seed: int) -> None:
         found = state_at(directory, at)
         assert found.gaps == []
         assert essence(found) == truth
+
+
+def test_what_changes_meanwhile_does_not_blur_the_past(site: Site, directory: Directory) -> None:
+    chaos = Chaos(directory, 99)
+    for _ in range(60):
+        chaos.step()
+    at, truth = datetime.now(UTC), essence(read_state(directory))
+    done = threading.Event()
+
+    def disturb(seed: int) -> None:
+        with open_directory(site) as mine:
+            other = Chaos(mine, seed)
+            other.dns, other.made = list(chaos.dns), seed * 1000
+            while not done.is_set():
+                other.step()
+
+    with ThreadPoolExecutor(3) as pool:
+        running = [pool.submit(disturb, seed) for seed in (1, 2, 3)]
+        try:
+            for _ in range(8):
+                found = state_at(directory, at)
+                assert found.gaps == []
+                assert essence(found) == truth
+                # The present too is of one moment, though it is read page by page.
+                found = state_at(directory)
+                assert found.gaps == []
+        finally:
+            done.set()
+        for one in running:
+            one.result(timeout=30)
+
+
+def test_the_log_says_how_far_back_it_reaches(site: Site, directory: Directory) -> None:
+    with pytest.raises(NotFoundError, match="the change log reaches back to"):
+        state_at(directory, datetime(2020, 1, 1, tzinfo=UTC))
+    with pytest.raises(UsageError, match="still to come"):
+        state_at(directory, datetime.now(UTC) + timedelta(seconds=5))
+    slapd.stop(site)
+    purging = dataclasses.replace(site, keep_changes_days=7)
+    assert "logpurge 7+00:00 1+00:00\n" in slapd_conf(purging)
+    slapd.start(purging)  # slapd takes it
+    with open_directory(site) as again:
+        assert essence(state_at(again)) == essence(read_state(again))
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-11-23T07:30:00", datetime(2026, 11, 23, 7, 30, tzinfo=UTC)),
+        ("2026-11-23T07:30:00Z", datetime(2026, 11, 23, 7, 30, tzinfo=UTC)),
+        ("2026-11-23T08:30:00+01:00", datetime(2026, 11, 23, 7, 30, tzinfo=UTC)),
+        ("2020-11-23", datetime(2020, 11, 23, 23, 59, 59, 999999, tzinfo=UTC)),
+    ],
+)
+def test_times_people_write(text: str, at: datetime) -> None:
+    assert moment(text) == at
 
 
 # --- past the product ---------------------------------------------------------------------------
@@ -338,3 +398,12 @@ def test_what_a_client_was_told_then(running: Site) -> None:
     assert client["record"] is None
     assert (push["object"], push["name"], push["change"]) == ("push", "desktop/stable/2", "added")
     assert statelesskit(running, "directory", "diff", "now", "now", "--json") == []
+
+    # A backup tells the same, also when the server's own log is gone.
+    [made] = statelesskit(running, "site", "backup", str(running.root / "b.ldif"), "--json")
+    shutil.rmtree(running.directory / "changelog")
+    stop_site(running)
+    again = statelesskit(
+        running, "directory", "at", before, "--client", "c1", "--backup", str(made["backup"]), "--json"
+    )
+    assert again == [told]
