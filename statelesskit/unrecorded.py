@@ -18,7 +18,7 @@ from statelesskit.audit.listing import record_folders
 from statelesskit.audit.records import EVENTS
 from statelesskit.config import Site
 from statelesskit.directory import Directory
-from statelesskit.directory.authorship import KEY_BYTES, mark_of
+from statelesskit.directory.authorship import ACKNOWLEDGE, KEY_BYTES, mark_of
 from statelesskit.directory.changelog import ADD, DELETE, MODIFY, RENAME, WHO, Change, changes, reaches_back_to, time_of
 from statelesskit.directory.consistency import Finding
 from statelesskit.directory.differences import named_at
@@ -26,7 +26,6 @@ from statelesskit.errors import AuditError, NotFoundError
 from statelesskit.names import printable
 from statelesskit.progress import SILENT, Progress
 
-ACKNOWLEDGE = "directory acknowledge"  # the verb whose records say which of them are known
 _RECORD = re.compile("[0-9]{8}T[0-9]{6}Z-[a-z0-9-]+", re.ASCII)
 JUST_BEFORE = timedelta(microseconds=1)
 DONE = {ADD: "added", DELETE: "removed", MODIFY: "changed", RENAME: "renamed"}

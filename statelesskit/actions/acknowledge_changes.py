@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.config import Site
-from statelesskit.unrecorded import ACKNOWLEDGE, acknowledged
+from statelesskit.directory.authorship import ACKNOWLEDGE
 
 AT_ONCE = 10_000  # the record's event names each
 
@@ -47,15 +47,15 @@ class AcknowledgeChanges(Action):
         return {"acknowledged": plan.facts["changes"], "reason": self.reason}
 
     def verify(self, site: Site, plan: Plan, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-        known = acknowledged(site)
-        return [
-            check("changes acknowledged", len(plan.facts["changes"]), len(known.intersection(plan.facts["changes"])))
-        ]
+        from statelesskit.unrecorded import acknowledged
+
+        wanted = plan.facts["changes"]
+        return [check("changes acknowledged", len(wanted), len(acknowledged(site).intersection(wanted)))]
 
 
 def _found(site: Site) -> list[tuple[str, str, str]]:
     from statelesskit.directory import open_directory
-    from statelesskit.unrecorded import unrecorded_ever
+    from statelesskit.unrecorded import acknowledged, unrecorded_ever
 
     known = acknowledged(site)
     with open_directory(site) as directory:

@@ -24,6 +24,7 @@ from statelesskit.directory.schema import ARC
 SESSION_TRACKING = "1.3.6.1.4.1.21008.108.63.1"
 FORMAT = f"{ARC}.3.1"  # what the identifier is: record, number and mark, with spaces between
 KEY_BYTES = 16
+ACKNOWLEDGE = "directory acknowledge"  # the verb whose records say which changes without a record are known
 _SEQUENCE, _OCTETS = 0x30, 0x04  # tags of BER
 _LOGGED = re.compile(rf'\{{{re.escape(SESSION_TRACKING)} [^"]*controlValue "([0-9A-Fa-f]*)"')
 

@@ -20,6 +20,7 @@ from statelesskit.directory.mapping import Entry
 from statelesskit.directory.operations import Operations
 from statelesskit.errors import NotFoundError
 
+INSIDE = "1.3.6.1.1.21.2"  # the control of a change in a transaction (RFC 5805)
 ADD, DELETE, MODIFY, RENAME = "add", "delete", "modify", "modrdn"
 WHO = ("entryCSN", "reqType", "reqDN", "reqEntryUUID", "reqAuthzID", "reqControls")
 WANTED = (*WHO, "reqMod", "reqOld", "reqNewDN", "reqNewRDN", "reqDeleteOldRDN")
@@ -37,6 +38,7 @@ class Change:
         mods: attribute, one of ``+ - = #``, and the value if one was given; of an addition, all it was made of.
         old: what was there before: of a removal all, else all values of the attributes that were changed.
         new_dn, new_rdn, keeps_old_rdn: where a rename led.
+        in_transaction: it was part of one; of one that was refused as a whole the log tells all the same.
     """
 
     csn: str
@@ -50,6 +52,7 @@ class Change:
     new_dn: str = ""
     new_rdn: str = ""
     keeps_old_rdn: bool = False
+    in_transaction: bool = False
 
     @property
     def at(self) -> datetime:
@@ -107,6 +110,7 @@ def change_from(entry: Entry) -> Change:
         new_dn=entry.text("reqNewDN"),
         new_rdn=entry.text("reqNewRDN"),
         keeps_old_rdn=entry.text("reqDeleteOldRDN") == "FALSE",
+        in_transaction=any(f"{{{INSIDE} " in text for text in entry.texts("reqControls")),
     )
 
 

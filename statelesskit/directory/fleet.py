@@ -12,6 +12,7 @@ import ldap3
 from ldap3.utils.conv import escape_filter_chars
 
 from statelesskit.config import Site
+from statelesskit.directory.attributes import every_attribute
 from statelesskit.directory.changing import change, changed_by_other, moved_by_other, read_back, unknown
 from statelesskit.directory.groups import groups_of, remove_members
 from statelesskit.directory.layout import FOLDERS, Layout
@@ -110,6 +111,7 @@ class Directory:
             self.layout.base: {"objectClass": ["skDirectory"], "skSchemaVersion": [str(VERSION)]}
         }
         wanted |= {self.layout.folder(name): {"objectClass": ["organizationalUnit"]} for name in FOLDERS}
+        wanted[f"cn=attributes,{self.layout.base}"] = every_attribute(self.layout.base)
         for dn, attributes in wanted.items():
             with suppress(ExistsError):
                 self.ldap.add(dn, attributes, "folder", dn)

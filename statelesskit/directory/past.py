@@ -165,14 +165,14 @@ def _undo(state: State, change: Change) -> None:
     if change.kind == DELETE:
         if there is None:
             state.entries[change.uuid] = Held(change.dn, dict(change.old))
-        elif change.at < settled:  # it was read after that, so it was not removed at all
+        elif change.at < settled and not change.in_transaction:  # it was read after that, so it was not removed at all
             state.gaps.append(
                 f"{printable(change.dn)} is logged as removed at {_when(change.csn)}, but was there later"
             )
         return
     if there is None or there.csn != change.csn:
         # Read before the change was made, or logged by a server that was stopped before it was.
-        if change.at < settled and (there is None or there.csn > change.csn):
+        if change.at < settled and not change.in_transaction and (there is None or there.csn > change.csn):
             state.gaps.append(
                 f"what became of {printable(change.dn)} after {_when(change.csn)} is not in the change log"
             )

@@ -25,7 +25,7 @@ from ldap3.core.exceptions import LDAPOperationResult
 from statelesskit import service, unrecorded
 from statelesskit.actions import ACTIONS
 from statelesskit.config import Site
-from statelesskit.directory import Directory, authorship, open_directory, slapd
+from statelesskit.directory import Directory, authorship, ber, open_directory, slapd
 from statelesskit.directory.changelog import changes, reaches_back_to
 from statelesskit.directory.conf import CHANGELOG, slapd_conf
 from statelesskit.directory.consistency import Finding
@@ -357,6 +357,29 @@ def test_a_change_that_is_in_no_log_is_named(running: Site) -> None:
         before = state_at(directory, reaches_back_to(directory.ldap))
     assert before.gaps
     assert all("cn=c1," in gap for gap in before.gaps)
+
+
+def test_a_refused_transaction_spoils_nothing_and_blurs_nothing(running: Site) -> None:
+    """Without the entry of all attributes, slapd would store what comes after it unreadably."""
+
+    def client(name: str, mode: str) -> bytes:
+        entry = {"objectClass": ["device", "skClient"], "skClientMode": [mode], "skKernelArg": ["quiet"]}
+        return ber.add(f"cn={name},ou=clients,{BASE}", entry)
+
+    began = datetime.now(UTC)
+    with open_directory(running) as directory:
+        before = essence(read_state(directory))
+    for turn in range(5):
+        with service.recorded_if_changed(running, "import"), open_directory(running) as directory:
+            bodies = [client(f"t{turn}{number}", mode) for number, mode in enumerate(("live", "thick", "bad"))]
+            assert list(directory.ldap.change_all(bodies, lambda _: None)) == [2]
+    stop_site(running)
+    start_site(running)
+    with open_directory(running) as directory:
+        assert len(directory.clients()) == 11
+        assert found(running) == []
+        then = state_at(directory, began)
+        assert (then.gaps, essence(then)) == ([], before)
 
 
 # --- the command line -----------------------------------------------------------------------------
