@@ -8,9 +8,10 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.bench.jobs import JOBS, Bench, Result
+from tests.bench.jobs import JOBS
 from tests.bench.measure import raise_limits
 from tests.bench.report import page
+from tests.bench.results import Bench, Result
 
 PAGE = Path(__file__).parents[2] / "docs/benchmarks.md"
 

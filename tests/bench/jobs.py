@@ -8,67 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from tests.bench import fleets
 from tests.bench.contenders import CLI, OURS, PEERS, Keeper, keepers, new_site, shell
 from tests.bench.measure import Contender, Row, race, stored_mb, warm
-from tests.bench.roots import Root, fill, growing_roots, large_root, small_root
+from tests.bench.results import Bench, Goal, Result
+from tests.bench.roots import fill, growing_roots, small_root
 from tests.bench.synthetic import two_snapshots
 
 AMOUNTS = [10_000, 30_000, 100_000, 300_000, 1_000_000]
 MANY = [1, 50, 100, 200, 350, 500]
 SETTLE_S = 75
 FIND = "find -printf"
-
-
-@dataclass(frozen=True)
-class Goal:
-    """One number that was promised, and what was reached."""
-
-    what: str
-    wanted: float
-    reached: float
-    unit: str = "×"
-
-    @property
-    def met(self) -> bool:
-        return self.reached <= self.wanted
-
-
-@dataclass
-class Result:
-    """A table of a job."""
-
-    title: str
-    rows: list[Row]
-    goals: list[Goal] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Result:
-        rows = [Row(**row) for row in data["rows"]]
-        return cls(data["title"], rows, [Goal(**goal) for goal in data["goals"]], data["notes"])
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where it happens, and how often."""
-
-    work: Path
-    rounds: int
-
-    @property
-    def repos(self) -> Path:
-        return self.work / "repos"
-
-    def roots(self) -> Iterator[tuple[Root, int]]:
-        yield small_root(self.work), self.rounds
-        yield large_root(self.work), min(3, self.rounds)
 
 
 def of(rows: list[Row], *names: str) -> list[Row]:
@@ -329,6 +281,9 @@ def many(bench: Bench) -> Iterator[Result]:
 
 
 JOBS = {
+    "directory-import": fleets.entered,
+    "directory-read": fleets.read,
+    "directory-push": fleets.pushed,
     "again": again,
     "first": first,
     "upgrade": upgrade,

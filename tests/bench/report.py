@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.bench.contenders import OURS, PACKAGES
-from tests.bench.jobs import Result
 from tests.bench.measure import Row
+from tests.bench.results import Result
 
 BAR = 30  # characters of the longest
 
