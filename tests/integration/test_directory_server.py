@@ -91,7 +91,8 @@ def test_from_nothing_to_a_running_site(server: Existing, tmp_path: Path) -> Non
     states = {row["check"]: row["state"] for row in looked if row["check"].startswith("directory")}
     assert states["directory TLS"] == states["directory schema"] == states["directory version"] == "ok"
     found = rows(statelesskit(root, "directory", "check", "--json", code=None))
-    assert [row["object"] for row in found] == ["client c1", "server settings"]  # those are not shown to us
+    # The settings are not shown to us, and nothing of its change log.
+    assert [row["object"] for row in found] == ["client c1", "server settings", "directory"]
     kept = [path for path in root.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
     assert kept == []
 
