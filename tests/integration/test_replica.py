@@ -374,16 +374,12 @@ def test_from_the_command_line(fleet: Fleet, tmp_path: Path) -> None:
         assert [json.loads(line) for line in away.stdout.splitlines()] == here
         assert "read from the replica" in away.stderr
         assert fleet.run("client", "explain", "pc-live").returncode == 0
-        for words in (("push", "plan"), ("push", "apply")):
-            refused = fleet.run(*words, "desktop/stable", fleet.two)
-            assert refused.returncode == 7
-            assert "the directory does not run" in refused.stderr
-            assert "site start" in refused.stderr
-        status = fleet.run("directory", "replica", "status")
-        assert f"ldaps://127.0.0.1:{port}" in status.stdout
+        refused = fleet.run("push", "apply", "desktop/stable", fleet.two)
+        assert refused.returncode == 7
+        assert "the directory does not run" in refused.stderr
+        assert "site start" in refused.stderr
         assert fleet.run("directory", "replica", "stop", folder).returncode == 0
         assert fleet.run("directory", "replica", "status").returncode == 1
-        assert fleet.run("client", "list").returncode == 7
     finally:
         toml.write_text(text)
         slapd.stop(load_site(tmp_path / "replica"))
