@@ -120,12 +120,14 @@ def _make_socket_folder(site: Site) -> None:
 
 
 def slapd_conf(site: Site, folder: Path | None = None) -> str:
-    """Return the configuration's text, for databases in another folder if one is given.
+    """Return the configuration's text, for databases in another folder that are being loaded if one is given.
 
     The administrator has no password: slapd maps the peers of its unix socket that are root or the
     site's owner to it. Everybody else may do what a role lets them. Snapshots are not guarded by
     refint, which would silently empty the pointers to one that is deleted.
     """
+    # What is being loaded is flushed once, when it is whole.
+    loading = ["dbnosync"] if folder else []
     folder = folder or site.directory
     base, admin = site.base_dn, admin_dn(site)
     uids = "|".join(str(uid) for uid in sorted({0, site.root.stat().st_uid}))
@@ -160,12 +162,14 @@ def slapd_conf(site: Site, folder: Path | None = None) -> str:
         f"rootdn {_quoted(admin)}",
         f"directory {_quoted(folder / changelog_folder(site).name)}",
         f"maxsize {CHANGELOG_SIZE}",
+        *loading,
         "index objectClass,entryCSN,reqStart,reqDN,reqEntryUUID eq",
         "database mdb",
         f"suffix {_quoted(base)}",
         f"rootdn {_quoted(admin)}",
         f"directory {_quoted(folder / data_folder(site).name)}",
         f"maxsize {MAP_SIZE}",
+        *loading,
         f"index {INDEXED} eq",
         *replication_lines(site, _quoted),
         "add_content_acl on",
