@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from statelesskit.directory import open_directory, slapd
 from statelesskit.directory.backup import make_backup, read_backup
 from statelesskit.directory.changelog import changes
 from statelesskit.directory.past import State, read_state, state_at
+from statelesskit.directory.replica import init_replica
 from statelesskit.directory.restoring import restored_folder
 from statelesskit.errors import (
     ConflictError,
@@ -29,6 +31,7 @@ from statelesskit.errors import (
 )
 from statelesskit.site import start_site, stop_site
 from statelesskit.unrecorded import unrecorded_changes
+from tests.conftest import free_port
 from tests.fleet import perform
 from tests.integration.test_history import BASE, essence, ldap, names, running
 
@@ -254,3 +257,33 @@ def test_killed_anywhere_it_is_the_old_state_or_the_new(running: Site, tmp_path:
     else:
         pytest.fail("it never came to its end")
     assert seen == {"c1", "c2"}
+
+
+def test_replicas_follow_a_restore(running: Site, tmp_path: Path) -> None:
+    path = backup(running, tmp_path / "one.ldif")
+    replica = init_replica(running, tmp_path / "replica", port=free_port(), provider=slapd.status(running).ldaps_uri)
+
+    def come_to(wanted: list[str]) -> None:
+        deadline = time.monotonic() + 20
+        while (seen := seen_by(replica)) != wanted and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert seen == wanted
+
+    slapd.start(replica)
+    try:
+        perform(running, "client add", name="c2", mode="thick")
+        come_to(["c1", "c2"])
+        restore(running, path)  # takes away only
+        come_to(["c1"])
+        ldap(running, "ldapdelete", f"cn=c1,ou=clients,{BASE}")
+        restore(running, path)
+        come_to(["c1"])
+    finally:
+        slapd.stop(replica)
+
+
+def seen_by(replica: Site) -> list[str]:
+    argv = ["ldapsearch", "-LLL", "-Q", "-Y", "EXTERNAL", "-H", slapd.status(replica).ldapi_uri]
+    argv += ["-b", f"ou=clients,{BASE}", "(objectClass=skClient)", "cn"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    return sorted(line.removeprefix("cn: ") for line in done.stdout.splitlines() if line.startswith("cn: "))
