@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from statelesskit.audit import events
 from statelesskit.audit.records import EVENTS
@@ -19,10 +20,21 @@ HINT = "it was changed past this tool, or a record was removed: statelesskit aud
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What a record says it did: serials by channel, and the channels it began to move and may have moved."""
+    """What a record tells.
+
+    Attributes:
+        done: channels with the serials it moved them to.
+        begun: channels it began to move, and may have moved.
+        above: for a restore, the serials given out before it, by channel; it moved channels to higher ones.
+    """
 
     done: frozenset[tuple[str, int]]
     begun: frozenset[str]
+    above: Mapping[str, int] | None = None
+
+    def tells_of(self, channel: str, serial: int) -> bool:
+        restored = self.above is not None and serial > self.above.get(channel, 0)
+        return (channel, serial) in self.done or channel in self.begun or restored
 
 
 def without_record(site: Site, channels: Iterable[Channel], pushes: Iterable[Push]) -> Iterator[Finding]:
@@ -40,7 +52,7 @@ def without_record(site: Site, channels: Iterable[Channel], pushes: Iterable[Pus
             yield finding("channel", channel, text, HINT)
             continue
         told = seen[record] = seen.get(record) or _read(site, record)
-        if (channel, serial) not in told.done and channel not in told.begun:
+        if not told.tells_of(channel, serial):
             text = f"names the record {record} of the push to serial {serial}, which tells of no such push"
             yield finding("channel", channel, text, HINT)
 
@@ -55,7 +67,12 @@ def _read(site: Site, record: str) -> _Told:
         result = event.facts.get("result")
         if event.kind == "applied" and isinstance(result, dict):
             done.add((str(result.get("channel")), result.get("serial")))
+    plan: dict[str, Any] = {"verb": "", "facts": {}}
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        plan |= json.loads((site.records / record / "plan.json").read_bytes())
+    facts = plan["facts"] if isinstance(plan["facts"], dict) else {}
     if not any(event.kind == "applied" for event in found):  # killed in between: it may have done it
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            begun.add(str(json.loads((site.records / record / "plan.json").read_bytes())["facts"]["channel"]))
-    return _Told(frozenset((name, serial) for name, serial in done if isinstance(serial, int)), frozenset(begun))
+        begun.add(str(facts.get("channel")))
+    given = facts.get("serials") if plan["verb"] == "site restore" else None
+    above = {name: n for name, n in given.items() if isinstance(n, int)} if isinstance(given, dict) else None
+    return _Told(frozenset((name, serial) for name, serial in done if isinstance(serial, int)), frozenset(begun), above)

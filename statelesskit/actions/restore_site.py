@@ -75,6 +75,8 @@ class RestoreSite(Action):
         )
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
+        from statelesskit.directory import open_directory
+        from statelesskit.directory.pushes import complete_history
         from statelesskit.restore import restore
 
         if plan.facts["moves"] and not self.move_clients:
@@ -83,6 +85,8 @@ class RestoreSite(Action):
                 hint=f"read the plan: statelesskit site restore {self.backup} --plan; then say --move-clients",
             )
         before = restore(site, Path(self.backup), plan.facts, by=work.by, record=work.record, progress=work.progress)
+        with open_directory(site) as directory:
+            complete_history(directory)
         return {"objects": len({row["object"] for row in plan.rows}), "before": str(before)}
 
     def verify(self, site: Site, plan: Plan, result: Mapping[str, Any]) -> list[dict[str, Any]]:

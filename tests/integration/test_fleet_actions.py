@@ -344,17 +344,22 @@ def test_a_removal_that_is_cut_off_is_ended_by_the_next(
 
 
 @pytest.mark.kernel
-def test_the_runbooks_do_it_with_nobody_there(made: tuple[Fleet, list[str]], fleet: Fleet) -> None:
+@pytest.mark.parametrize(
+    ("runbook", "words", "client", "number"),
+    [
+        ("42-pin-client", ["name=c2", "snapshot={1}"], "c2", 1),
+        ("43-add-to-group", ["name=lab", "clients=c1 c3"], "c3", 0),
+    ],
+)
+def test_the_runbooks_do_it_with_nobody_there(
+    made: tuple[Fleet, list[str]], fleet: Fleet, runbook: str, words: list[str], client: str, number: int
+) -> None:
     _, names = made
     perform(fleet.site, "group create", name="lab", channel="desktop/stable")
-    for runbook, words in {
-        "42-pin-client": ["name=c2", f"snapshot={names[1]}"],
-        "43-add-to-group": ["name=lab", "clients=c1 c3"],
-    }.items():
-        given = [part for word in [*words, "confirm=auto"] for part in ("-p", word)]
-        done = fleet.run("run", runbook, *given)
-        assert done.returncode == 0, done.stderr
-    assert runs(fleet.site) == {"c1": names[0], "c2": names[1], "c3": names[0], "t1": None}
+    given = [part for word in [*words, "confirm=auto"] for part in ("-p", word.format(*names))]
+    done = fleet.run("run", runbook, *given)
+    assert done.returncode == 0, done.stderr
+    assert runs(fleet.site)[client] == names[number]
 
 
 # --- the check -----------------------------------------------------------------------------------------
@@ -401,6 +406,24 @@ def test_a_borrowed_record_is_named(made: tuple[Fleet, list[str]], fleet: Fleet)
     with open_directory(fleet.site) as directory:
         register(fleet.site, directory)  # which gives it a line in the history, and no record
     assert check(fleet, "channel") == [("channel desktop/stable", text)]
+
+
+def test_a_restored_channel_has_its_line_and_its_record(
+    tmp_path: Path, made: tuple[Fleet, list[str]], fleet: Fleet
+) -> None:
+    _, names = made
+    backup = tmp_path / "backup.ldif"
+    assert fleet.run("site", "backup", str(backup)).returncode == 0
+    for snapshot in (names[1], names[3]):
+        perform(fleet.site, "push apply", channel="desktop/stable", snapshot=snapshot)
+    done = fleet.run("site", "restore", str(backup), "--json")
+    assert done.returncode == 0, done.stderr
+    assert fleet.pointed_at() == (names[0], 4)
+    lines = fleet.json("push", "status", "desktop/stable")
+    assert [(one["serial"], one["to"]) for one in lines][:2] == [(4, names[0]), (3, names[3])]
+    assert lines[0]["record"] == json.loads(done.stdout)["record"]
+    assert check(fleet, "channel") == []
+    assert perform(fleet.site, "push rollback", channel="desktop/stable")["snapshot"] == names[3]
 
 
 def test_what_nobody_needs_and_what_is_partial_is_named(made: tuple[Fleet, list[str]], fleet: Fleet) -> None:
