@@ -86,7 +86,8 @@ def with_fleet(bench: Bench, amount: int) -> tuple[str, str]:
     """Make a site with a channel and so many clients; return its two snapshots."""
     stop(bench)
     site, tree = site_of(bench), bench.repos / "root"
-    (tree / "etc").mkdir(parents=True)
+    for folder in ("etc", "usr"):  # without which it is no root tree
+        (tree / folder).mkdir(parents=True)
     ours = f"{CLI} --site {site}"
     shell(new_site(tree).replace("{}", str(site)))
     names = []
