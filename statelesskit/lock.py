@@ -40,7 +40,7 @@ def held(path: Path, *, what: str, doing: str, wait_s: float = 0, shared: bool =
         _acquire(fd, what, wait_s, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         holder = {
             "doing": doing,
-            "pid": os.getpid(),
+            "pid": int(Path("/proc/self").readlink().name),  # as others see it: a run's kernel has numbers of its own
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
             "user": user_name(),
         }

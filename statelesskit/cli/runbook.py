@@ -9,37 +9,66 @@ import click
 
 from statelesskit.cli.acting import JSON, site_of
 
+SECONDS = click.FloatRange(min=0, min_open=True)
+
 
 @click.command()
-@click.argument("name", metavar="RUNBOOK")
+@click.argument("name", metavar="[RUNBOOK]", default="")
 @click.option("-p", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter; may be given again.")
+@click.option("--resume", metavar="RUN", default="", help="Continue the run of that record, with its parameters.")
+@click.option("--cell-timeout", type=SECONDS, metavar="S", help="Stop the run when one cell takes longer.")
+@click.option("--timeout", type=SECONDS, metavar="S", help="Stop the run when all of it takes longer.")
+@click.option("--grace", type=SECONDS, metavar="S", help="How long a stopped run may take to clean up (else 10).")
 @click.option("--run-id", default="", help="Eight hexadecimal digits that name the run (else made up).")
 @JSON
 @click.pass_context
-def run(ctx: click.Context, name: str, pairs: tuple[str, ...], run_id: str, as_json: bool) -> int:
+def run(
+    ctx: click.Context,
+    name: str,
+    pairs: tuple[str, ...],
+    resume: str,
+    cell_timeout: float | None,
+    timeout: float | None,
+    grace: float | None,
+    run_id: str,
+    as_json: bool,
+) -> int:
     """Run a RUNBOOK (its name, or a notebook's path) with nobody there, and leave its record.
 
-    Without -p confirm=DIGEST or -p confirm=auto it plans and ends with 3.
+    Without -p confirm=DIGEST or -p confirm=auto it plans and ends with 3. SIGINT, SIGTERM and SIGHUP stop it: the
+    cell that runs can clean up, and all it started is ended.
+
+    --resume RUN runs the runbook of a run that failed, was stopped or vanished once more: what was done is found
+    done, the rest is done. The only parameter that may be given then is confirm.
     """
     from dataclasses import asdict
 
     from statelesskit.cli import output
     from statelesskit.runbook.find import find_runbook
-    from statelesskit.runbook.launch import run_runbook
+    from statelesskit.runbook.launch import Limits, run_runbook
     from statelesskit.runbook.parameters import from_text
+    from statelesskit.runbook.resume import resumed
 
-    site, runbook = site_of(ctx), find_runbook(name)
+    site = site_of(ctx)
     given = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
             raise click.UsageError(f"-p {pair}: write it as NAME=VALUE")
         given[key] = value
-    ended = run_runbook(site, runbook, from_text(runbook.action, given), run_id=run_id)
+    if resume:
+        found, parameters, resume = resumed(site, resume, name, given)
+    elif name:
+        found = find_runbook(name)
+        parameters = from_text(found.action, given)
+    else:
+        raise click.UsageError("say which RUNBOOK; statelesskit runbook list shows all")
+    limits = Limits(cell_timeout, timeout, grace)
+    ended = run_runbook(site, found, parameters, run_id=run_id, limits=limits, resumes=resume)
     if as_json:
         output.json_line(asdict(ended))
     else:
-        click.echo(f"{runbook.name}: {ended.state}; record {site.records / ended.record}")
+        click.echo(f"{found.name}: {ended.state}; record {site.records / ended.record}")
         if ended.error:
             output.note(ended.error)
     return ended.exit_code

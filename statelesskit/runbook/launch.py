@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +51,45 @@ class RunEnded(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc] # click reads it from the instance, and declares it for the class
 
 
-def run_runbook(site: Site, runbook: Runbook, parameters: Mapping[str, Any], *, run_id: str = "") -> Ended:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long what may take, in seconds; None is for ever, and for ``grace`` the engine's own.
+
+    Attributes:
+        grace: for a run that is stopped to end by itself.
+    """
+
+    cell_timeout: float | None = None
+    run_timeout: float | None = None
+    grace: float | None = None
+
+
+UNLIMITED = Limits()
+
+
+def run_runbook(
+    site: Site,
+    runbook: Runbook,
+    parameters: Mapping[str, Any],
+    *,
+    run_id: str = "",
+    limits: Limits = UNLIMITED,
+    resumes: str = "",
+) -> Ended:
     """Run a runbook to its end; everything that can go wrong in it is in what is returned.
+
+    Args:
+        resumes: the record this one continues.
 
     Raises:
         ParameterError: refused before anything ran; the refusal is recorded.
     """
     # From here on a signal ends the record; papermill takes a second to import before the engine can.
     with stopped_by_signals():
-        record = begin_record(site, runbook, parameters, run_id)
+        record = begin_record(site, runbook, parameters, run_id, resumes=resumes)
         try:
             check(runbook.notebook, runbook.action, parameters)
-            return _papermill(site, runbook, parameters, record)
+            return _papermill(site, runbook, parameters, record, limits)
         except BaseException as error:
             if state_of(record.path) == "running":
                 state, code, text = ending_of(error)
@@ -71,13 +98,16 @@ def run_runbook(site: Site, runbook: Runbook, parameters: Mapping[str, Any], *, 
             raise
 
 
-def begin_record(site: Site, runbook: Runbook, parameters: Mapping[str, Any], run_id: str = "") -> Record:
+def begin_record(
+    site: Site, runbook: Runbook, parameters: Mapping[str, Any], run_id: str = "", *, resumes: str = ""
+) -> Record:
     """Begin the record of a run."""
     facts = {"parameters": dict(parameters), "runbook": runbook.name, "runbook_digest": runbook.digest}
+    facts |= {"runbook_path": str(runbook.path), **({"resumes": resumes} if resumes else {})}
     return Record.begin(site.records, runbook.name, facts=facts, run_id=run_id)
 
 
-def _papermill(site: Site, runbook: Runbook, parameters: Mapping[str, Any], record: Record) -> Ended:
+def _papermill(site: Site, runbook: Runbook, parameters: Mapping[str, Any], record: Record, limits: Limits) -> Ended:
     import papermill
 
     os.environ[SITE_VARIABLE] = str(site.root)
@@ -89,6 +119,7 @@ def _papermill(site: Site, runbook: Runbook, parameters: Mapping[str, Any], reco
             engine_name=ENGINE,
             progress_bar=False,
             record_path=str(record.path),
+            **asdict(limits),
         )
     except RunEnded as ended:
         return Ended(ended.state, ended.exit_code, record.path.name, ended.message)
