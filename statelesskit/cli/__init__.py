@@ -33,6 +33,7 @@ NOUNS = {  # the noun: its module here, and its line in the overview
     "push": ("push", "move a channel to another snapshot"),
     "directory": ("directory", "the truth about the fleet, as it is and as it was, and whether it is sound"),
     "run": ("runbook", "run a runbook with nobody there"),
+    "runs": ("runs", "runs that are under way: list, follow, cancel"),
     "runbook": ("runbook", "the notebooks that come with this tool"),
     "audit": ("audit", "records of what was done"),
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from papermill.engines import Engine
+from papermill.engines import Engine, NBClientEngine, papermill_engines
 
 from statelesskit import errors
 from statelesskit.audit.keys import PRIVATE
@@ -77,6 +77,22 @@ class TruthfulEngine(Engine):  # type: ignore[misc]
         if ended is not None:
             raise ended
         return keeper.nb
+
+
+class OwnRunbooks(NBClientEngine):  # type: ignore[misc]
+    """What papermill takes when no engine is named: ours for our runbooks, its own for everybody else's.
+
+    Airflow's PapermillOperator can't name one, and with papermill's own a confirmed runbook refuses.
+    """
+
+    @classmethod
+    def execute_notebook(cls, nb: Any, kernel_name: str, *words: Any, **kwargs: Any) -> Any:
+        if KEY in nb.metadata:
+            return TruthfulEngine.execute_notebook(nb, kernel_name, *words, **kwargs)
+        return super().execute_notebook(nb, kernel_name, *words, **kwargs)
+
+
+papermill_engines.register(None, OwnRunbooks)
 
 
 def _run_cells(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
+from nbclient.exceptions import CellExecutionError
 from nbformat.notebooknode import from_dict
 from papermill.clientwrap import PapermillNotebookClient
 
@@ -54,6 +56,8 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
             with self._stopping.after(limit_s, f"cell {index}"):
                 self.execute_cell(cell, index)
         except BaseException as error:
+            if not isinstance(error, CellExecutionError):  # ours or a caller's: the cell may be running still
+                self._stopping.signal(signal.SIGINT)
             return self._stopping.why or ending_of(error)
         return None
 

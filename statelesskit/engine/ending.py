@@ -41,6 +41,8 @@ def ending_of(error: BaseException) -> RunEnded:
         return RunEnded("kernel-died", KernelDiedError.exit_code, "the kernel died before the first cell")
     if isinstance(error, RuntimeError) and str(error).startswith("Kernel didn't respond"):
         return RunEnded("timed-out", TimedOutError.exit_code, f"the kernel did not start: {error}")
+    if "Timeout" in type(error).__name__:  # Airflow's is no exception of any other kind
+        return RunEnded("timed-out", TimedOutError.exit_code, f"{type(error).__name__}: {error}"[:MAX_MESSAGE])
     return RunEnded("failed", getattr(error, "exit_code", 1), f"{type(error).__name__}: {error}"[:MAX_MESSAGE])
 
 

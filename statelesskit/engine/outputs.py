@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from statelesskit import fs
+from statelesskit.runbook.follow import OUTPUT
 
 CELL_BYTES, RUN_BYTES = 256 << 10, 8 << 20  # in the notebook: of one cell, and of all
 TAIL_BYTES = 16 << 10  # the last words of a cell that printed more; they are often why it failed
 SHOWN_BYTES = 16 << 10  # of one line of a traceback
 ALL_BYTES = 256 << 20  # in the file: what a runaway loop may cost
-OUTPUT = "output.txt"
 
 
 class Outputs:

@@ -1,6 +1,7 @@
 """A script: runs a notebook through papermill and our engine, and lets something happen while its record is saved.
 
-    python failing.py '{"input": …, "output": …, "options": {…}, "saving": "pause"|"memory"|…, "marks": FOLDER}'
+    python failing.py '{"input": …, "output": …, "options": {…}, "saving": "pause"|"memory"|…,
+                       "pause": SECONDS, "marks": FOLDER}'
 
 The moment is the first write of the record's notebook after the trial cell, between the file and its name.
 """
@@ -25,7 +26,9 @@ def main(given: dict[str, object]) -> int:
     def renamed(source: Path, target: Path) -> None:
         if target.name == "record.ipynb" and (marks / "ended").exists() and not (marks / "saving").exists():
             (marks / "saving").touch()
-            happen(str(given.get("saving", "")), target.parent)
+            if given["saving"] == "pause":
+                time.sleep(float(str(given["pause"])))
+            happen(str(given["saving"]), target.parent)
         rename(source, target)
 
     fs.rename = renamed
@@ -41,13 +44,11 @@ def main(given: dict[str, object]) -> int:
 
 
 def happen(what: str, folder: Path) -> None:
-    if what == "pause":
-        time.sleep(2)
-    elif what == "memory":
+    if what == "memory":
         raise MemoryError
-    elif what == "exception":
+    if what == "exception":
         raise RuntimeError("while saving")
-    elif what == "exit":
+    if what == "exit":
         sys.exit(0)
     elif what == "full":
         fill(folder)

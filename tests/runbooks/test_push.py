@@ -85,14 +85,31 @@ def test_plain_papermill_does_the_same(fleet: Fleet, tmp_path: Path) -> None:
     assert "widgets" not in json.loads(output.read_text())["metadata"]
 
 
+def test_a_runbook_needs_no_engine_named(fleet: Fleet, tmp_path: Path) -> None:
+    """Airflow's PapermillOperator can't name one."""
+    fleet.push(fleet.one)
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("papermill")), RUNBOOK, tmp_path / "out.ipynb", "-p", "channel",
+         "desktop/stable", "-p", "snapshot", fleet.two, "-p", "confirm", fleet.plan_digest(fleet.two)],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "STATELESSKIT_SITE": str(fleet.site.root)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert fleet.pointed_at()[0] == fleet.two
+    assert clean(fleet.site, last_record(fleet.site))
+
+
 @pytest.mark.parametrize("how", ["another engine", "from a pipe"])
 def test_a_confirmed_run_that_nobody_would_record_fails(fleet: Fleet, tmp_path: Path, how: str) -> None:
     """It used to plan, do nothing and end with 0."""
     fleet.push(fleet.one)
     before = fleet.pointed_at()
-    engine = ["--engine", "statelesskit"] if how == "from a pipe" else []
+    engine = ["--engine", "statelesskit"] if how == "from a pipe" else ["--engine", "nbclient"]
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("papermill")), *engine, RUNBOOK if not engine else "-",
+        [str(Path(sys.executable).with_name("papermill")), *engine, RUNBOOK if how == "another engine" else "-",
          tmp_path / "out.ipynb", "-p", "channel", "desktop/stable", "-p", "snapshot", fleet.two,
          "-p", "confirm", fleet.plan_digest(fleet.two)],
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "STATELESSKIT_SITE": str(fleet.site.root)},
@@ -102,8 +119,8 @@ def test_a_confirmed_run_that_nobody_would_record_fails(fleet: Fleet, tmp_path: 
         check=False,
         timeout=120,
     )  # fmt: skip
-    assert done.returncode == (2 if engine else 1), done.stderr
-    assert ("give papermill its file" if engine else "it has no record: nothing was done") in done.stderr
+    assert done.returncode == (2 if how == "from a pipe" else 1), done.stderr
+    assert ("give papermill its file" if how == "from a pipe" else "it has no record: nothing was done") in done.stderr
     assert fleet.pointed_at() == before
 
 
