@@ -72,9 +72,9 @@ def inner(alive: int, subreaper: bool, argv: list[str]) -> int:
     """Start the kernel, bury orphans, and end all that is left when it is gone; return its exit code."""
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until we know what to do then
     if subreaper:
         call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        signal.signal(signal.SIGTERM, ended)
     call("prctl", PR_SET_PDEATHSIG, signal.SIGTERM if subreaper else signal.SIGKILL, 0, 0, 0)
     os.set_blocking(alive, False)
     with suppress(BlockingIOError):
@@ -84,27 +84,26 @@ def inner(alive: int, subreaper: bool, argv: list[str]) -> int:
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel ends when this is no longer its parent
     kernel = os.fork()
     if kernel == 0:
-        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         os.execvp(argv[0], argv)  # noqa: S606 # jupyter_client's own argument list
     os.setpgid(0, 0)  # what kills the kernel's group is not meant for us: we must end what left that group
-    status = 125 << 8
-    with suppress(Ended):
-        pid = 0
-        while pid != kernel:
-            pid, status = os.wait()
+    running = True
+
+    def end(number: int, frame: FrameType | None) -> None:
+        with suppress(ProcessLookupError):
+            if running:
+                os.kill(kernel, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)  # process 1 gets none from its own namespace
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    while running:
+        pid, status = os.wait()
+        running = pid != kernel
     while subreaper and kill_children():
         pass
     return os.waitstatus_to_exitcode(status)
-
-
-class Ended(BaseException):
-    """The outer one is gone."""
-
-
-def ended(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Ended
 
 
 def kill_children() -> bool:

@@ -104,6 +104,7 @@ class Case:
     folder: Path
     site: Path
     token: str
+    guard: str = ""
 
     @property
     def marks(self) -> Path:
@@ -148,7 +149,8 @@ class Case:
         return subprocess.Popen(
             [sys.executable, str(HERE / "failing.py"), json.dumps(given)],
             env={"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "IPYTHONDIR": str(self.folder / "ipython"),
-                 "STATELESSKIT_SITE": str(self.site), "PYTHONPATH": str(HERE.parent.parent), TOKEN: self.token},
+                 "STATELESSKIT_SITE": str(self.site), "PYTHONPATH": str(HERE.parent.parent),
+                 TOKEN: self.token, "STATELESSKIT_GUARD": self.guard},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
@@ -233,8 +235,19 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize(("ending", "moment"), CASES)
 def test_ending(template: Path, tmp_path: Path, cgroup: Path, ending: str, moment: str) -> None:
-    case = Case(ending, moment, tmp_path, tmp_path / "disk/site", secrets.token_hex(8))
-    with small_disk(tmp_path / "disk"):
+    end(Case(ending, moment, tmp_path, tmp_path / "disk/site", secrets.token_hex(8)), template, cgroup)
+
+
+@pytest.mark.parametrize(
+    "ending", ["SIGTERM", "SIGKILL of the runner", "SIGKILL of the kernel", "run timeout", "exit 0"]
+)
+def test_without_a_namespace_the_same_holds(template: Path, tmp_path: Path, cgroup: Path, ending: str) -> None:
+    case = Case(ending, CHILD, tmp_path, tmp_path / "disk/site", secrets.token_hex(8), "subreaper")
+    end(case, template, cgroup)
+
+
+def end(case: Case, template: Path, cgroup: Path) -> None:
+    with small_disk(case.site.parent):
         shutil.copytree(template, case.site)
         with case.start(cgroup) as process:
             case.act_on(process)
@@ -264,6 +277,10 @@ def check_truth(case: Case, code: int, text: str) -> None:
         if case.ending == "a full disk" and not (record / STATEMENT).exists():  # there is room again
             Record.join(record).seal(case.site / "keys" / PRIVATE)
         assert verify_record(record, (case.site / "keys/record.pub").read_text()) == []
+    guards = [event.facts for event in events.read(record / "events.jsonl")[0] if event.kind == "guard"]
+    assert [("finding" in facts, str(facts["by"])[:9]) for facts in guards] in (
+        [[]] if case.moment == BEFORE else [[(True, "subreaper")]] if case.guard else [[(False, "pid names")]]
+    )
     told = json.loads(case.output.read_text())
     assert [cell["metadata"]["papermill"]["status"] for cell in told["cells"]] == cells, text
     if state != "lost":
