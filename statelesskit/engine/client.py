@@ -13,6 +13,7 @@ from statelesskit.engine.ending import Stopping, ending_of
 from statelesskit.engine.guard import SUBREAPER
 from statelesskit.engine.keeper import COMPLETED, SKIP_TAG, SKIPPED, Keeper
 from statelesskit.engine.outputs import Outputs
+from statelesskit.errors import StatelessError
 from statelesskit.runbook.launch import RunEnded
 
 
@@ -41,7 +42,11 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
             cell = self.nb.cells[index]  # nbclient replaces it
             if self._outputs and (shown := self._outputs.end_cell(index)):
                 cell.outputs.append(from_dict(shown))
-            self._keeper.cell_ended(cell, index, state)
+            try:
+                self._keeper.cell_ended(cell, index, state)
+            except (StatelessError, OSError):
+                if ended is None:  # what went wrong first is what must be told
+                    raise
             if ended is not None:
                 raise ended
 

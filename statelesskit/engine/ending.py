@@ -116,7 +116,7 @@ class Stopping:
             name = signal.Signals(number).name
             self.ask(RunEnded("cancelled", CancelledError.exit_code, f"stopped by a signal ({name})"))
 
-        numbers = [one for one in (signal.SIGINT, *STOPPING) if signal.getsignal(one) != signal.SIG_IGN]
+        numbers = [one for one in (signal.SIGINT, *STOPPING) if signal.getsignal(one) not in (signal.SIG_IGN, None)]
         before = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield

@@ -48,7 +48,8 @@ class Keeper(NotebookExecutionManager):  # type: ignore[misc]
         """Give a cell its state; papermill's own bookkeeping would first call it completed."""
         head, ended = cell.metadata.papermill, self.now()
         head["end_time"], head["status"] = ended.isoformat(), state
-        head["duration"] = (ended - datetime.fromisoformat(head["start_time"])).total_seconds()
+        began = head["start_time"]  # none when not even its begin could be written
+        head["duration"] = (ended - datetime.fromisoformat(began)).total_seconds() if began else None
         if state not in (COMPLETED, SKIPPED):
             self.nb.metadata.papermill["exception"] = head["exception"] = True
         if self.record is not None and cell.cell_type == "code":

@@ -173,3 +173,38 @@ def test_a_signal_before_the_first_cell_never_reads_completed(fleet: Fleet, monk
     ended = run_runbook(fleet.site, find_runbook("30-take-snapshot"), {"prototype": "desktop"})
     assert (ended.state, ended.exit_code) == ("cancelled", 143)
     assert list_records(fleet.site.records)[-1].state == "cancelled"
+
+
+def test_a_cell_may_have_its_own_limit_and_others_are_skipped(fleet: Fleet, tmp_path: Path) -> None:
+    runbook, output = runbook_with("import time; time.sleep(60)", tmp_path / "30-trial.ipynb"), tmp_path / "out.ipynb"
+    notebook = nbformat.read(runbook, as_version=4)
+    notebook.cells[3].metadata["statelesskit"] = {"timeout": 2}
+    notebook.cells.insert(3, nbformat.v4.new_code_cell(""))
+    notebook.cells.insert(4, nbformat.v4.new_code_cell("1 / 0", metadata={"tags": ["skip-execution"]}))
+    nbformat.write(notebook, runbook)
+    with start(fleet, runbook, output) as process:
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == 5, text
+    assert "cell 6 took longer than the 2 s it may" in text
+    assert told(fleet, output)[2][-4:] == ["skipped", "skipped", "timed-out", "not-run"]
+
+
+def test_what_the_notebook_leaves_out_is_beside_it_and_sealed(fleet: Fleet, tmp_path: Path) -> None:
+    output = tmp_path / "out.ipynb"
+    cell = "print('begin', flush=True); print(('y' * 99 + chr(10)) * 20_000); print('end')"
+    with start(fleet, runbook_with(cell, tmp_path / "30-trial.ipynb"), output) as process:
+        text = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, text
+    assert told(fleet, output)[0] == "completed"
+    assert output.stat().st_size < 400_000
+    outputs = json.loads(output.read_text())["cells"][4]["outputs"]
+    shown = "".join("".join(one["text"]) for one in outputs)
+    assert "bytes were left out here; all of it is in output.txt of the record" in shown
+    assert shown.endswith("\nend\n")
+    record = fleet.site.records / list_records(fleet.site.records)[-1].name
+    kept = (record / "output.txt").read_text()
+    assert kept.count("y") == 99 * 20_000
+    (record / "output.txt").write_text(kept.replace("begin", "bygin"))
+    faults = verify_record(record, (fleet.site.keys / "record.pub").read_text())
+    (record / "output.txt").write_text(kept)
+    assert [fault.file for fault in faults] == ["output.txt"]
