@@ -68,7 +68,7 @@ def fingerprint(public: str) -> str:
     Raises:
         UsageError: it is no Ed25519 public key.
     """
-    return "SHA256:" + base64.b64encode(hashlib.sha256(_blob(public)).digest()).decode().rstrip("=")
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob(public)).digest()).decode().rstrip("=")
 
 
 def load_public(public: str) -> Any:
@@ -77,11 +77,21 @@ def load_public(public: str) -> Any:
     Raises:
         UsageError: it is no Ed25519 public key.
     """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from securesystemslib.signer import SSlibKey
 
-    raw = _blob(public)[len(_BLOB_START) :]
-    return SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(raw), keyid=fingerprint(public))
+    return SSlibKey.from_crypto(plain_public(public), keyid=fingerprint(public))
+
+
+def plain_public(public: str) -> Ed25519PublicKey:
+    """Return an OpenSSH public key line as a key that verifies; raises as :func:`load_public`."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    return Ed25519PublicKey.from_public_bytes(raw(public))
+
+
+def raw(public: str) -> bytes:
+    """Return the 32 bytes of an OpenSSH public key line; raises as :func:`load_public`."""
+    return blob(public)[len(_BLOB_START) :]
 
 
 def load_private(path: Path) -> Ed25519PrivateKey:
@@ -130,15 +140,16 @@ def _usual(pem: bytes) -> bytes:
     return der[len(_PKCS8_START) :] if right else b""
 
 
-def _blob(public: str) -> bytes:
+def blob(public: str) -> bytes:
+    """Return an OpenSSH public key line's middle, decoded; raises as :func:`load_public`."""
     words = public.split()
     try:
-        blob = base64.b64decode(words[1], validate=True) if words[:1] == ["ssh-ed25519"] else b""
+        found = base64.b64decode(words[1], validate=True) if words[:1] == ["ssh-ed25519"] else b""
     except (IndexError, binascii.Error, ValueError):
-        blob = b""
-    if not blob.startswith(_BLOB_START) or len(blob) != len(_BLOB_START) + 32:
+        found = b""
+    if not found.startswith(_BLOB_START) or len(found) != len(_BLOB_START) + 32:
         raise UsageError(
             f"{printable(public.strip())!r} is no Ed25519 public key",
             hint="give the line of record.pub; it begins with ssh-ed25519",
         )
-    return blob
+    return found

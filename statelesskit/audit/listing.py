@@ -9,6 +9,7 @@ from pathlib import Path
 
 from statelesskit.audit import events, process
 from statelesskit.audit.events import Event
+from statelesskit.audit.log import LOG
 from statelesskit.audit.records import EVENTS
 from statelesskit.errors import AuditError, NotFoundError
 from statelesskit.names import printable
@@ -37,6 +38,15 @@ class RecordSummary:
 def state_of(path: Path) -> str:
     """Return how a record ended; ``running`` or ``lost`` when it has no end, ``unreadable`` when it is none."""
     return summary_of(path).state
+
+
+def is_at_work(path: Path) -> bool:
+    """Say whether the process that began a record is still there, also when the record has ended."""
+    try:
+        begin, _ = events.first_and_last(path / EVENTS)
+    except AuditError:
+        return False
+    return begin is not None and process.is_alive(begin.facts)
 
 
 def summary_of(path: Path) -> RecordSummary:
@@ -68,7 +78,7 @@ def list_records(records_dir: Path) -> list[RecordSummary]:
 
 def record_folders(records_dir: Path) -> list[Path]:
     """Return what should be a record, in the order of names and so of time; hidden names are work in progress."""
-    return sorted(path for path in records_dir.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in records_dir.iterdir() if path.name != LOG and not path.name.startswith("."))
 
 
 def find_record(records_dir: Path, wanted: str) -> Path:

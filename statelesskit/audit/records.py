@@ -128,10 +128,10 @@ class Record:
             chain.append(FILE, {"bytes": len(data), "name": name, "sha256": digest})
 
     def end(self, state: str, exit_code: int, *, key: Path, **facts: Any) -> None:
-        """Write the last event, with the digest of every file, and seal the record.
+        """Write the last event, with the digest of every file, seal the record, and enter it into the log.
 
-        After a crash between the two, or without a usable key, the record has ended but is not
-        sealed; :meth:`seal` makes up for it.
+        After a crash in between, or without a usable key, the record has ended but is not sealed, or not
+        in the log; the next record that ends makes up for it.
 
         Args:
             state: one of :data:`END_STATES`.
@@ -139,8 +139,15 @@ class Record:
             facts: the outcome; ``changes``, one sentence, is shown in lists.
 
         Raises:
-            AuditError: it has ended before.
+            AuditError: it has ended before, or the log is damaged.
         """
+        from statelesskit.audit.entering import enter_ended
+
+        self.finish(state, exit_code, key=key, **facts)
+        enter_ended(self.path.parent, key)
+
+    def finish(self, state: str, exit_code: int, *, key: Path, **facts: Any) -> None:
+        """Do what :meth:`end` does, but for the log."""
         if state not in END_STATES:
             raise ValueError(f"{state!r} is no end state")
         with events.held(self.path / EVENTS) as chain:
@@ -156,32 +163,35 @@ class Record:
                         left_out[child.name] = error.message
             outcome = {"exit_code": exit_code, "files": digests, "left_out": left_out, "state": state}
             chain.append(events.END, {**facts, **outcome})
-        self.seal(key)
+            self._seal(key)
 
     def seal(self, key: Path) -> None:
-        """Sign what the end event says; the files are not looked at again.
+        """Sign what the end event says, if that was not done; the files are not looked at again.
 
         Raises:
-            AuditError: the record has not ended, or is sealed.
+            AuditError: the record has not ended.
         """
-        log, target = self.path / EVENTS, self.path / STATEMENT
-        with events.held(log):
-            begin, end = events.first_and_last(log)
-            if not begin or not end or end.kind != events.END:
-                raise AuditError(f"{self.path.name} has not ended", hint="end it first")
-            if os.path.lexists(target):
-                raise AuditError(f"{self.path.name} is sealed already")
-            predicate = {
-                **{name: begin.facts.get(name) for name in _TOLD},
-                "begun_at": events.rfc3339(begin.at),
-                "ended_at": events.rfc3339(end.at),
-                "events": end.seq,
-                "exit_code": end.facts.get("exit_code"),
-                "state": end.facts.get("state"),
-            }
-            digests = {**ended_files(end), EVENTS: files.sha256_file(log)}
-            fs.write_file(target, statement.sign(Statement(digests, predicate), key))
-            log.chmod(0o644)  # nothing is added any more; now everybody may read it
+        with events.held(self.path / EVENTS):
+            if not os.path.lexists(self.path / STATEMENT):
+                self._seal(key)
+
+    def _seal(self, key: Path) -> None:
+        log = self.path / EVENTS
+        begin, end = events.first_and_last(log)
+        if not begin or not end or end.kind != events.END:
+            raise AuditError(f"{self.path.name} has not ended", hint="end it first")
+        predicate = {
+            **{name: begin.facts.get(name) for name in _TOLD},
+            "begun_at": events.rfc3339(begin.at),
+            "changes": end.facts.get("changes"),
+            "ended_at": events.rfc3339(end.at),
+            "events": end.seq,
+            "exit_code": end.facts.get("exit_code"),
+            "state": end.facts.get("state"),
+        }
+        digests = {**ended_files(end), EVENTS: files.sha256_file(log)}
+        fs.write_file(self.path / STATEMENT, statement.sign(Statement(digests, predicate), key))
+        log.chmod(0o644)  # nothing is added any more; now everybody may read it
 
 
 def ended_files(end: Event) -> dict[str, str]:

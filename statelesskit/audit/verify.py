@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from statelesskit.audit import events, files, keys, statement
 from statelesskit.audit.cells import altered_cells
+from statelesskit.audit.checkpoint import Checkpoint
 from statelesskit.audit.events import Event
-from statelesskit.audit.listing import record_folders, state_of
+from statelesskit.audit.listing import is_at_work, record_folders, state_of
+from statelesskit.audit.log import ENTRIES, LOG, Log, older_faults
+from statelesskit.audit.log import read as read_log
 from statelesskit.audit.records import EVENTS, FILE, REWRITTEN, ended_files
 from statelesskit.audit.statement import MAX_STATEMENT, STATEMENT, Statement
 from statelesskit.errors import AuditError
@@ -32,9 +36,48 @@ class Finding:
     finding: str
 
 
-def verify_records(records_dir: Path, public_key: str) -> list[Finding]:
-    """Return what is wrong with each of the records in a folder; see :func:`verify_record`."""
-    return [finding for path in record_folders(records_dir) for finding in verify_record(path, public_key)]
+def verify_records(records_dir: Path, public_key: str, seen: Iterable[Checkpoint] = ()) -> list[Finding]:
+    """Return what is wrong with the records in a folder and with their log; see :func:`verify_record`.
+
+    A run that still goes on is not wrong.
+
+    Args:
+        seen: checkpoints known from elsewhere, that the log must have grown from.
+    """
+    paths = {path.name: path for path in record_folders(records_dir)}
+    ended = [path for path in paths.values() if (path / STATEMENT).exists() or not is_at_work(path)]
+    found = [finding for path in ended for finding in verify_record(path, public_key)]
+    if not (records_dir / LOG).exists() and not any((path / STATEMENT).exists() for path in paths.values()):
+        return found  # nothing has ended yet
+    log = read_log(records_dir / LOG, public_key)
+    if idle := [path for path in _not_entered(log, paths) if not is_at_work(path)]:
+        log = read_log(records_dir / LOG, public_key)  # they may have been entered since, and their writers gone then
+    found += [Finding(LOG, *fault) for fault in log.faults]
+    found += [Finding(LOG, ENTRIES, text) for one in seen for text in older_faults(log, one)]
+    return [*found, *_against_log(log, records_dir), *_past_log(log, idle)]
+
+
+def _against_log(log: Log, records_dir: Path) -> Iterator[Finding]:
+    """Hold the log against the records: what it names must be there, and be that."""
+    for number, entry in enumerate(log.entries, 1):
+        path = records_dir / entry.record
+        if not path.is_dir():
+            yield Finding(entry.record, "", f"is missing: entry {number} of the log is its statement")
+            continue
+        with suppress(AuditError):  # what can't be read was found before
+            if files.sha256_file(path / STATEMENT) != entry.sha256:
+                yield Finding(entry.record, STATEMENT, f"is not the one that entry {number} of the log names")
+
+
+def _not_entered(log: Log, paths: dict[str, Path]) -> list[Path]:
+    names = paths.keys() - {entry.record for entry in log.entries}
+    return [paths[name] for name in sorted(names) if (paths[name] / STATEMENT).exists()]
+
+
+def _past_log(log: Log, sealed: list[Path]) -> Iterator[Finding]:
+    why = "was put there past it, its writer was killed (then the next record completes it), or the log was cut"
+    for path in _not_entered(log, {path.name: path for path in sealed}):
+        yield Finding(printable(path.name), "", f"is not in the log: it {why}")
 
 
 def verify_record(path: Path, public_key: str) -> list[Finding]:
