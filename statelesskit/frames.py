@@ -11,6 +11,7 @@ import pandas as pd
 
 from statelesskit import find
 from statelesskit.audit.listing import list_records
+from statelesskit.audit.query import COLUMNS, query
 from statelesskit.config import Site
 from statelesskit.directory import assignments, open_directory
 from statelesskit.directory.consistency import Finding
@@ -120,6 +121,13 @@ def directory_findings(site: Site) -> pd.DataFrame:
     with open_directory(site) as directory:
         found = [asdict(one) for one in check_directory(site, directory)]
     return pd.DataFrame(found, columns=[item.name for item in fields(Finding)])
+
+
+def audit(site: Site) -> pd.DataFrame:
+    """What happened: who, when, what, to which object, from what to what, outcome and duration, one row a record."""
+    frame = pd.DataFrame(query(site.records), columns=list(COLUMNS))
+    times = {"began_at": "datetime64[ns, UTC]", "ended_at": "datetime64[ns, UTC]"}
+    return frame.astype({**times, "duration_s": "float64", "exit_code": "Int64"})
 
 
 def records(site: Site) -> pd.DataFrame:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # W3C Content Security Policy 3
 STYLE = """
@@ -37,12 +41,84 @@ def render_page(nb: Any, record: str) -> str:
     head = nb.metadata.get("papermill", {})
     state = nb.metadata.get("statelesskit", {}).get("state", "")
     facts = f"from {head.get('start_time', '')} to {head.get('end_time', '')}"
+    return _page(
+        record,
+        f'<header><h1>{html.escape(record)}</h1><p><span class="state">{html.escape(str(state))}</span>, '
+        f"{html.escape(facts)}</p></header>{body}",
+    )
+
+
+FILTER = """
+const filters = document.querySelectorAll("[data-filter]");
+function apply() {
+  let shown = 0;
+  for (const row of document.querySelectorAll("tbody tr")) {
+    let fits = true;
+    for (const one of filters) {
+      const cell = one.dataset.filter === "" ? row : row.cells[Number(one.dataset.filter)];
+      const text = cell.textContent.toLowerCase(), wanted = one.value.toLowerCase();
+      fits = fits && (one.tagName === "SELECT" ? wanted === "" || text === wanted : text.includes(wanted));
+    }
+    row.hidden = !fits;
+    shown += fits;
+  }
+  document.getElementById("shown").textContent = shown;
+}
+for (const one of filters) one.addEventListener("input", apply);
+apply();
+"""
+_SCRIPT = "sha256-" + base64.b64encode(hashlib.sha256(FILTER.encode()).digest()).decode()
+
+
+def render_list(title: str, rows: Sequence[Mapping[str, object]], link: str, choose: Sequence[str]) -> str:
+    """Return a page with a table that can be filtered, by text and by the values of some columns.
+
+    Its one script only hides rows; the page's policy names its digest and forbids all others.
+
+    Args:
+        link: the column whose values name pages in the folder ``pages``.
+        choose: the columns that get a list of their values.
+    """
+    columns = list(rows[0]) if rows else [link]
+    search = '<input data-filter="" placeholder="any text" aria-label="any text">'
+    for name in choose if rows else ():
+        values = sorted({str(row[name]) for row in rows})
+        options = "".join(f"<option>{html.escape(value)}</option>" for value in values)
+        label = f'aria-label="{html.escape(name)}" data-filter="{columns.index(name)}"'
+        search += f' <select {label}><option value="">{html.escape(name)}: all</option>{options}</select>'
+    body = (
+        f'<p>{search} <span id="shown">{len(rows)}</span> of {len(rows)}</p><table><thead>'
+        f"{_row('th', columns)}</thead><tbody>"
+        + "".join(_row("td", row.values(), columns.index(link)) for row in rows)
+        + f"</tbody></table><script>{FILTER}</script>"
+    )
+    return _page(title, f"<header><h1>{html.escape(title)}</h1></header>{body}", f"; script-src '{_SCRIPT}'")
+
+
+def render_record(title: str, facts: Mapping[str, object], rows: Sequence[Mapping[str, object]], folder: str) -> str:
+    """Return a page about one record: facts, events, and where its files are. No scripts."""
+    told = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(one))}</td></tr>" for name, one in facts.items()
+    )
+    events = f"<table><thead>{_row('th', rows[0])}</thead><tbody>" if rows else "<table><tbody>"
+    events += "".join(_row("td", row.values()) for row in rows) + "</tbody></table>"
+    there = f'<p><a href="../records/{quote(folder)}/">files</a> · <a href="../index.html">all records</a></p>'
+    return _page(title, f"<header><h1>{html.escape(title)}</h1></header><table>{told}</table>{there}{events}")
+
+
+def _row(kind: str, values: Iterable[object], link: int = -1) -> str:
+    cells = [html.escape(str(value)) for value in values]
+    if link >= 0:
+        cells[link] = f'<a href="pages/{quote(cells[link])}.html">{cells[link]}</a>'
+    return "<tr>" + "".join(f"<{kind}>{cell}</{kind}>" for cell in cells) + "</tr>"
+
+
+def _page(title: str, body: str, policy: str = "") -> str:
     return (
         "<!DOCTYPE html>\n"
-        f'<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{html.escape(record)}</title><style>{STYLE}</style></head><body>"
-        f'<header><h1>{html.escape(record)}</h1><p><span class="state">{html.escape(str(state))}</span>, '
-        f"{html.escape(facts)}</p></header>{body}</body></html>\n"
+        f'<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
+        f'content="{POLICY}{policy}"><title>{html.escape(title)}</title><style>{STYLE}</style></head>'
+        f"<body>{body}</body></html>\n"
     )
 
 

@@ -20,6 +20,7 @@ from statelesskit.actions.manage_groups import AddToGroup, ChangeGroup, CreateGr
 from statelesskit.actions.migrate_site import MigrateSite
 from statelesskit.actions.note_snapshot import NoteSnapshot
 from statelesskit.actions.prepare_prototype import PreparePrototype
+from statelesskit.actions.prune_records import PruneRecords
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
 from statelesskit.actions.remove_channel import RemoveChannel
 from statelesskit.actions.repair_snapshots import RepairSnapshots
@@ -51,6 +52,7 @@ ACTIONS: dict[str, type[Action]] = {
         ImportSnapshot,
         PinClient,
         PreparePrototype,
+        PruneRecords,
         PushSnapshot,
         RemoveAccount,
         RevokeRole,

@@ -20,6 +20,17 @@ def prototypes(site: Site) -> Survey:
     return "Prototypes", rows
 
 
+def records(site: Site) -> Survey:
+    """How many records there are, by the year they ended in."""
+    from collections import Counter
+
+    from statelesskit.audit.listing import list_records
+
+    found = [(one.ended_at.year if one.ended_at else "not ended", one.pruned) for one in list_records(site.records)]
+    rows = [{"ended in": year, "pruned": pruned, "records": count} for (year, pruned), count in Counter(found).items()]
+    return "Records", rows
+
+
 def snapshots(site: Site) -> Survey:
     """The snapshots, in their order."""
     from statelesskit.snapshot import list_snapshots

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
 from pathlib import Path
 
-from statelesskit.audit import events, process
+from statelesskit.audit import events, files, process, statement
 from statelesskit.audit.events import Event
 from statelesskit.audit.log import LOG
 from statelesskit.audit.records import EVENTS
+from statelesskit.audit.statement import MAX_STATEMENT, STATEMENT
 from statelesskit.errors import AuditError, NotFoundError
 from statelesskit.names import printable
 
@@ -22,6 +24,7 @@ class RecordSummary:
     Attributes:
         state: an end state, ``running``, ``lost``, or ``unreadable``.
         changes: what the run changed, in one sentence, or "".
+        pruned: its files were given up; what is told is what the statement says.
     """
 
     name: str
@@ -33,6 +36,7 @@ class RecordSummary:
     began_at: datetime | None
     ended_at: datetime | None
     changes: str
+    pruned: bool = False
 
 
 def state_of(path: Path) -> str:
@@ -55,6 +59,8 @@ def summary_of(path: Path) -> RecordSummary:
         begin, last = events.first_and_last(path / EVENTS)
     except AuditError:
         begin = last = None
+        if not os.path.lexists(path / EVENTS) and (kept := _of_statement(path)):
+            return kept
     end = last if last and last.kind == events.END else None
     code = end.facts.get("exit_code") if end else None
     return RecordSummary(
@@ -67,6 +73,27 @@ def summary_of(path: Path) -> RecordSummary:
         began_at=begin.at if begin else None,
         ended_at=end.at if end else None,
         changes=_text(end, "changes"),
+    )
+
+
+def _of_statement(path: Path) -> RecordSummary | None:
+    """Return what the statement of a record says that has nothing else; the signature is not looked at."""
+    try:
+        told = statement.unverified(files.read_small(path / STATEMENT, MAX_STATEMENT)).predicate
+        times = [datetime.fromisoformat(told[name]) for name in ("begun_at", "ended_at")]
+        if None in [one.tzinfo for one in times]:
+            return None
+    except (AuditError, KeyError, TypeError, ValueError):
+        return None
+    texts = {name: printable(told.get(name) or "") for name in ("run_id", "what", "user", "state", "changes")}
+    code = told.get("exit_code")
+    return RecordSummary(
+        name=printable(path.name),
+        exit_code=code if type(code) is int else None,
+        began_at=times[0],
+        ended_at=times[1],
+        pruned=True,
+        **texts,
     )
 
 

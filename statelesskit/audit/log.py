@@ -107,7 +107,7 @@ def _read(folder: Path, public: str) -> Log:
         except AuditError as error:
             if name not in dict(faults):
                 faults.append((name, error.message))
-    entries, rest = _decoded(data)
+    entries, rest = decode(data)
     if rest:
         torn = "torn; its writer was killed (then the next record completes it), or the file was cut"
         what = "is no entry, nor can what follows be believed" if b"\n" in rest else torn
@@ -126,8 +126,8 @@ def _bytes(path: Path, limit: int, faults: list[tuple[str, str]]) -> bytes:
         return b""
 
 
-def _decoded(data: bytes) -> tuple[list[Entry], bytes]:
-    """Return the entries, and what comes after the last that is one."""
+def decode(data: bytes) -> tuple[list[Entry], bytes]:
+    """Return the entries of a log's file, and what comes after the last that is one."""
     entries, at = [], 0
     while (end := data.find(b"\n", at)) >= 0:
         match = _LINE.fullmatch(data, at, end)
@@ -212,7 +212,7 @@ class Writer:
             data = files.read_small(folder / ENTRIES, MAX_ENTRIES) if (folder / ENTRIES).exists() else b""
         except AuditError as error:
             raise _damaged(folder, error.message) from None
-        self.entries, self._torn = _decoded(data)
+        self.entries, self._torn = decode(data)
         whole = _encoded(self.entries[: self._signed.size])
         right = hashlib.sha256(whole).hexdigest() == self._signed.entries_sha256
         if not right or len(self.entries) < self._signed.size or b"\n" in self._torn:

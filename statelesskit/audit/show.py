@@ -47,8 +47,11 @@ def describe(path: Path) -> RecordView:
         log, faults = events.read(path / EVENTS)
     except AuditError as error:
         log, faults = [], [f"{EVENTS} {error.message}"]
+    summary = summary_of(path)
+    if summary.pruned:
+        faults = ["its files were pruned; who did what and how it ended is in the statement"]
     rows = [EventRow(event.seq, event.at, printable(event.kind), _text(event)) for event in log]
-    return RecordView(summary_of(path), rows, faults)
+    return RecordView(summary, rows, faults)
 
 
 def _text(event: Event) -> str:

@@ -14,6 +14,7 @@ from statelesskit.audit.events import Event
 from statelesskit.audit.listing import is_at_work, record_folders, state_of
 from statelesskit.audit.log import ENTRIES, LOG, Log, older_faults
 from statelesskit.audit.log import read as read_log
+from statelesskit.audit.pruning import pruned_records
 from statelesskit.audit.records import EVENTS, FILE, REWRITTEN, ended_files
 from statelesskit.audit.statement import MAX_STATEMENT, STATEMENT, Statement
 from statelesskit.errors import AuditError
@@ -46,7 +47,8 @@ def verify_records(records_dir: Path, public_key: str, seen: Iterable[Checkpoint
     """
     paths = {path.name: path for path in record_folders(records_dir)}
     ended = [path for path in paths.values() if (path / STATEMENT).exists() or not is_at_work(path)]
-    found = [finding for path in ended for finding in verify_record(path, public_key)]
+    pruned = {entry.record: entry.sha256 for entry in pruned_records(records_dir, public_key)}
+    found = [finding for path in ended for finding in verify_record(path, public_key, pruned.get(path.name, ""))]
     if not (records_dir / LOG).exists() and not any((path / STATEMENT).exists() for path in paths.values()):
         return found  # nothing has ended yet
     log = read_log(records_dir / LOG, public_key)
@@ -80,20 +82,28 @@ def _past_log(log: Log, sealed: list[Path]) -> Iterator[Finding]:
         yield Finding(printable(path.name), "", f"is not in the log: it {why}")
 
 
-def verify_record(path: Path, public_key: str) -> list[Finding]:
+def verify_record(path: Path, public_key: str, pruned: str = "") -> list[Finding]:
     """Return what is wrong with a record; nothing, if it is sealed and every byte is as it was then.
 
     Whatever the folder holds becomes a finding, never an exception.
 
     Args:
         public_key: the line of ``record.pub``, from a place the server could not change.
+        pruned: the digest of the statement, if the files were given up; see :mod:`pruning`.
 
     Raises:
         UsageError: ``public_key`` is none.
     """
     keys.fingerprint(public_key)  # before anything else: a wrong key says nothing about the record
     path = path.absolute()
-    return [Finding(printable(path.name), printable(file), text) for file, text in _check(path, public_key)]
+    missing = "" if not pruned else "is missing"
+    with suppress(AuditError):
+        missing = missing if missing and files.sha256_file(path / STATEMENT) == pruned else ""
+    return [
+        Finding(printable(path.name), printable(file), text)
+        for file, text in _check(path, public_key)
+        if text != missing or file == STATEMENT
+    ]
 
 
 def _check(path: Path, public_key: str) -> Iterator[tuple[str, str]]:

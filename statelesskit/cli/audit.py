@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from statelesskit.cli.acting import JSON, site_of
+from statelesskit.actions.prune_records import PruneRecords
+from statelesskit.cli.acting import JSON, action_command, site_of
 from statelesskit.config import site_root
+
+if TYPE_CHECKING:
+    from statelesskit.audit.checkpoint import Checkpoint
 
 
 @click.group()
@@ -73,41 +79,162 @@ def show(ctx: click.Context, record: str, as_json: bool) -> None:
 
 @audit.command()
 @click.argument("records", nargs=-1)
-@click.option("--key", type=click.Path(path_type=Path), help="The public key (else the site's own record.pub).")
+@click.option("--key", metavar="FILE|SHA256:…", help="The public key, or the fingerprint it must have.")
 @click.option("--fingerprint", help="The key's fingerprint as you know it from elsewhere; another key is refused.")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A checkpoint of the log that you kept or got from elsewhere; the log must have grown from it.",
+)
 @JSON
 @click.pass_context
 def verify(
-    ctx: click.Context, records: tuple[str, ...], key: Path | None, fingerprint: str | None, as_json: bool
+    ctx: click.Context,
+    records: tuple[str, ...],
+    key: str | None,
+    fingerprint: str | None,
+    checkpoints: tuple[Path, ...],
+    as_json: bool,
 ) -> int:
-    """Verify RECORDS (names or folders), or all of the site's; ends with 1 when anything was found.
+    """Verify RECORDS (names or folders), or all of the site's with their log; ends with 1 when anything was found.
 
-    With folders and --key no site is needed.
+    A folder may also hold all records and their log, as `audit export` writes them. With folders and a
+    key's file, or a folder that was exported, no site is needed.
     """
-    from statelesskit.audit import keys
-    from statelesskit.audit.listing import find_record, record_folders, state_of
-    from statelesskit.audit.verify import verify_record
+    from statelesskit.audit.listing import find_record, record_folders, summary_of
+    from statelesskit.audit.log import CHECKPOINT, LOG
+    from statelesskit.audit.pruning import pruned_records
+    from statelesskit.audit.verify import verify_record, verify_records
     from statelesskit.cli import output
-    from statelesskit.errors import AuditError, NotFoundError
 
     root = site_root(ctx.find_root().obj)
-    key = key or root / "keys" / keys.PUBLIC
-    if not key.exists():
-        raise NotFoundError(f"there is no public key at {key}", hint="give the site's record.pub with --key")
-    public = key.read_text("ascii", "replace")
-    if fingerprint and keys.fingerprint(public) != fingerprint:
-        raise AuditError(
-            f"the key {key} has the fingerprint {keys.fingerprint(public)}, expected {fingerprint}",
-            hint="somebody replaced the key: trust none of the records it seals",
-        )
-    paths = [Path(one) if "/" in one else find_record(root / "records", one) for one in records]
-    if not records:
-        # One that is being written right now has no seal yet, and that is no fault of it.
-        paths = [path for path in record_folders(site_of(ctx).records) if state_of(path) != "running"]
-    found = [finding for path in paths for finding in verify_record(path, public)]
+    whole = [Path(one) for one in records if "/" in one and (Path(one) / LOG / CHECKPOINT).is_file()]
+    public = _public(root, key, fingerprint, whole)
+    single = [
+        Path(one) if "/" in one else find_record(root / "records", one) for one in records if Path(one) not in whole
+    ]
+    whole = whole or ([] if records else [site_of(ctx).records])
+    seen = [_seen(path, public) for path in checkpoints]
+    found = [finding for folder in whole for finding in verify_records(folder, public, seen)]
+    for path in single:
+        pruned = {entry.record: entry.sha256 for entry in pruned_records(path.absolute().parent, public)}
+        found += verify_record(path, public, pruned.get(path.name, ""))
+    paths = [*single, *(path for folder in whole for path in record_folders(folder))]
     if as_json:
         for finding in found:
             output.json_line(asdict(finding))
     else:
         output.table((asdict(finding) for finding in found), empty=f"{len(paths)} records, nothing altered")
+        if pruned_count := sum(summary_of(path).pruned for path in paths):
+            output.note(f"of {pruned_count} records only the statements are left: they were pruned")
     return int(bool(found))
+
+
+def _seen(path: Path, public: str) -> Checkpoint:
+    from statelesskit.audit.checkpoint import Checkpoint
+    from statelesskit.errors import AuditError
+
+    try:
+        return Checkpoint.verify(path.read_bytes(), public)
+    except AuditError as error:
+        raise AuditError(f"{path} {error.message}", hint="give one as it was written, signed with this key") from None
+
+
+def _public(root: Path, key: str | None, fingerprint: str | None, exported: list[Path]) -> str:
+    """Return the key that was given, or the site's or the export's own, if it has the fingerprint that was given."""
+    from statelesskit.audit import keys
+    from statelesskit.errors import AuditError, NotFoundError
+
+    if key and key.startswith("SHA256:"):
+        key, fingerprint = None, key
+    beside = [folder.absolute().parent / keys.PUBLIC for folder in exported]
+    path = Path(key) if key else next((one for one in beside if one.exists()), root / "keys" / keys.PUBLIC)
+    if not path.exists():
+        raise NotFoundError(f"there is no public key at {path}", hint="give the site's record.pub with --key")
+    public = path.read_text("ascii", "replace")
+    if fingerprint and keys.fingerprint(public) != fingerprint:
+        raise AuditError(
+            f"the key {path} has the fingerprint {keys.fingerprint(public)}, expected {fingerprint}",
+            hint="somebody replaced the key: trust none of the records it seals",
+        )
+    return public
+
+
+@audit.command()
+@click.option("--who", help="Only what this user did.")
+@click.option("--what", help="Only this verb or runbook.")
+@click.option("--object", "on", help="Only what was done to this channel, client, snapshot, ….")
+@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only what began on this day (UTC) or later.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV for a spreadsheet.")
+@JSON
+@click.pass_context
+def query(
+    ctx: click.Context,
+    who: str | None,
+    what: str | None,
+    on: str | None,
+    since: datetime | None,
+    as_csv: bool,
+    as_json: bool,
+) -> None:
+    """Say who did what, when, to which object, from what to what, how it ended and how long it took."""
+    from statelesskit.audit import query as asked
+    from statelesskit.cli import output
+
+    wanted = {name: value for name, value in (("who", who), ("what", what), ("object", on)) if value}
+    rows = [row for row in asked.query(site_of(ctx).records) if wanted.items() <= row.items()]
+    if since:
+        rows = [row for row in rows if row["began_at"] and row["began_at"] >= since.replace(tzinfo=UTC)]
+    if as_csv:
+        click.echo(asked.csv_text(rows), nl=False)
+        return
+    times = ("began_at", "ended_at")
+    told = [row | {name: row[name].isoformat() if row[name] else None for name in times} for row in rows]
+    if as_json:
+        for row in told:
+            output.json_line(row)
+        return
+    columns = ("record", "who", "began_at", "what", "object", "from", "to", "outcome", "duration_s")
+    output.table(({name: row[name] for name in columns} for row in told), empty="there are no such records")
+
+
+@audit.command()
+@click.argument("before")
+@click.argument("after")
+@JSON
+@click.pass_context
+def diff(ctx: click.Context, before: str, after: str, as_json: bool) -> None:
+    """Say what differs between two runs, BEFORE and AFTER, of one runbook or verb."""
+    from statelesskit.audit.differences import differences
+    from statelesskit.audit.listing import find_record
+    from statelesskit.cli import output
+
+    paths = [Path(one) if "/" in one else find_record(site_of(ctx).records, one) for one in (before, after)]
+    rows = [asdict(one) for one in differences(*paths)]
+    if as_json:
+        for row in rows:
+            output.json_line(row)
+        return
+    output.table(rows, empty="nothing differs")
+
+
+@audit.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@JSON
+@click.pass_context
+def export(ctx: click.Context, folder: Path, as_json: bool) -> None:
+    """Write all records into a new FOLDER for an auditor: pages to read, and a script that verifies them anywhere."""
+    from statelesskit.audit_folder import export_records
+    from statelesskit.cli import output
+
+    with output.progress() as progress:
+        count = export_records(site_of(ctx), folder.absolute(), progress)
+    if as_json:
+        output.json_line({"folder": str(folder), "records": count})
+        return
+    click.echo(f"{count} records in {folder}; read index.html, verify with: sh {folder}/verify.sh SHA256:…")
+
+
+audit.add_command(action_command(PruneRecords))

@@ -19,8 +19,8 @@ LINES_MAX = 600
 # folders of a site before it is one, what is built in a folder that appears when it is whole and flushed, what
 # runs inside a prototype, temporary and derived files, and what the directory's own server keeps.
 NOT_DURABLE = (
-    "lock.py", "site.py", "text_diff.py", "cli/", "directory/", "engine/", "export/", "packages/", "prototype/",
-    "runbook/", "write_tree.py",
+    "audit_folder.py", "lock.py", "site.py", "text_diff.py", "cli/", "directory/", "engine/", "export/", "packages/",
+    "prototype/", "runbook/", "write_tree.py",
 )  # fmt: skip
 CHANGES_A_DISK = {
     "fsync", "ftruncate", "hardlink_to", "link", "makedirs", "mkdir", "mknod", "pwrite", "rename",
