@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
 
-from statelesskit import __version__
+from statelesskit import __version__, scrub
 from statelesskit.config import Site
 from statelesskit.errors import ParameterError
 from statelesskit.fs import canonical_json
@@ -212,8 +212,9 @@ class Action(ABC):
 
         Raises:
             ParameterError: one is unknown (with the nearest known name), missing, or of another type;
-                all faults are named at once.
+                all faults are named at once. Or one is a secret.
         """
+        scrub.refuse_secrets(given)
         known = {item.name: item for item in cls.parameters()}
         faults = [_unknown(name, known) for name in given if name not in known]
         for name, item in known.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from statelesskit import scrub
 from statelesskit.errors import ConfigError, NotFoundError
 
 DEFAULT_ROOT = Path("/srv/stateless")
@@ -215,7 +216,10 @@ def parse_site(root: Path, text: str) -> Site:
     """
     path = root / "site.toml"
     try:
-        return _parse(root, tomllib.loads(text))
+        site = _parse(root, tomllib.loads(text))
+        named = site.server.password_file
+        scrub.watch(site.keys, *([root / named] if named else []))  # so that nobody who writes can forget to
+        return site
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no TOML: {error}", hint="mend the line it names") from error
     except (KeyError, TypeError, ValueError) as error:

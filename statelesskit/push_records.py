@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from statelesskit.audit import events
+from statelesskit.audit.listing import summary_of
 from statelesskit.audit.records import EVENTS
 from statelesskit.config import Site
 from statelesskit.directory.consistency import Finding, finding
@@ -51,6 +52,8 @@ def without_record(site: Site, channels: Iterable[Channel], pushes: Iterable[Pus
             text = f"names the record {record} of the push to serial {serial}, which is not there"
             yield finding("channel", channel, text, HINT)
             continue
+        if not (site.records / record / EVENTS).exists() and summary_of(site.records / record).pruned:
+            continue  # its statement is in the log; which serial it made was given up with its events
         told = seen[record] = seen.get(record) or _read(site, record)
         if not told.tells_of(channel, serial):
             text = f"names the record {record} of the push to serial {serial}, which tells of no such push"

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from statelesskit import __version__, fs, lock
+from statelesskit import __version__, fs, lock, scrub
 from statelesskit.audit import events, files, process, statement
 from statelesskit.audit.events import Event
 from statelesskit.audit.statement import STATEMENT, Statement
@@ -83,7 +83,7 @@ class Record:
         named = {"name": path.name, "run_id": run_id, "what": what}
         try:
             with fs.new_folder(path) as folder:
-                events.append(folder / EVENTS, events.BEGIN, {**seen, **facts, **named})
+                events.append(folder / EVENTS, events.BEGIN, {**seen, **scrub.plain(facts), **named})
         except FileExistsError:
             raise ExistsError(f"there is already a record {path.name}") from None
         return cls(path, run_id)
@@ -107,16 +107,17 @@ class Record:
         """Add one event; it is on the disk when this returns. Raises as :meth:`events.Chain.append`."""
         if kind in _OWN_KINDS:
             raise ValueError(f"only the record itself writes the event {kind}")
-        events.append(self.path / EVENTS, kind, facts)
+        events.append(self.path / EVENTS, kind, scrub.plain(facts))
 
     def attach(self, name: str, data: bytes) -> None:
-        """Put a file into the record, durably, and its digest into the log.
+        """Put a file into the record, durably, and its digest into the log; secrets that are known are taken out.
 
         Raises:
             ExistsError: it is there with another content, and is not one of :data:`REWRITTEN`.
             AuditError: the record has ended.
         """
         check_name(name, "record's file")
+        data = scrub.data(data)
         target, digest = self.path / name, hashlib.sha256(data).hexdigest()
         if name in (EVENTS, STATEMENT):
             raise NameInvalidError(f"only the record itself writes {name}")
@@ -162,7 +163,7 @@ class Record:
                     except AuditError as error:  # the outcome must be told, whatever lies here
                         left_out[child.name] = error.message
             outcome = {"exit_code": exit_code, "files": digests, "left_out": left_out, "state": state}
-            chain.append(events.END, {**facts, **outcome})
+            chain.append(events.END, {**scrub.plain(facts), **outcome})
             self._seal(key)
 
     def seal(self, key: Path) -> None:

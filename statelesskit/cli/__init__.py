@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from statelesskit import __version__
+from statelesskit import __version__, scrub
 from statelesskit.errors import (
     CancelledError,
     EnvironmentLacksError,
@@ -98,7 +98,7 @@ def main() -> NoReturn:
 
 
 def _fail(error: StatelessError) -> NoReturn:
-    click.echo(f"error: {error.message}", err=True)
+    click.echo(f"error: {scrub.text(error.message)}", err=True)
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        click.echo(f"hint: {scrub.text(error.hint)}", err=True)
     sys.exit(error.exit_code)

@@ -10,7 +10,7 @@ import nbformat
 from papermill.engines import NotebookExecutionManager
 from papermill.iorw import LocalHandler, papermill_io, write_ipynb
 
-from statelesskit import fs
+from statelesskit import fs, scrub
 from statelesskit.audit.cells import cell_digests
 from statelesskit.audit.records import Record
 from statelesskit.runbook.launch import RunEnded
@@ -32,6 +32,7 @@ class Keeper(NotebookExecutionManager):  # type: ignore[misc]
     def save(self, **kwargs: Any) -> None:
         if kwargs.get("nb"):
             self.nb = kwargs["nb"]
+        scrub.in_place(self.nb)
         text = nbformat.writes(self.nb)
         if self.record is not None:
             fs.write_file(self.record.path / NOTEBOOK, text.encode() + b"\n")
@@ -53,6 +54,7 @@ class Keeper(NotebookExecutionManager):  # type: ignore[misc]
         if state not in (COMPLETED, SKIPPED):
             self.nb.metadata.papermill["exception"] = head["exception"] = True
         if self.record is not None and cell.cell_type == "code":
+            scrub.in_place(cell)
             digests = cell_digests({"cells": [cell]})[0]
             self.record.event("cell", **{**digests, "index": index, "status": state})
         self.save()

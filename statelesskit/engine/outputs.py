@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from statelesskit import fs
+from statelesskit import fs, scrub
 from statelesskit.runbook.follow import OUTPUT
 
 CELL_BYTES, RUN_BYTES = 256 << 10, 8 << 20  # in the notebook: of one cell, and of all
@@ -39,7 +39,8 @@ class Outputs:
 
     def take(self, message: dict[str, Any], index: int) -> dict[str, Any] | None:
         """Return what of a kernel's message goes into the notebook; None for nothing of it."""
-        kind, content = message["msg_type"], message["content"]
+        kind, content = message["msg_type"], scrub.plain(message["content"])
+        message = {**message, "content": content}
         if kind == "stream":
             self._append(index, content["text"])
             return self._stream_taken(message, content["name"], content["text"])
@@ -69,6 +70,8 @@ class Outputs:
             self._fd = None
             if self._whole:
                 fs.unlink(self._path)
+            elif (clean := scrub.data(data := self._path.read_bytes())) != data:  # one that came in two parts
+                fs.write_file(self._path, clean)
 
     def _stream_taken(self, message: dict[str, Any], stream: str, text: str) -> dict[str, Any] | None:
         data = text.encode(errors="backslashreplace")

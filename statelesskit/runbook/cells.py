@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from statelesskit import fs, service
+from statelesskit import fs, scrub, service
 from statelesskit.action import Action
 from statelesskit.audit.records import Record
 from statelesskit.config import Site, load_site, site_root
@@ -140,5 +140,5 @@ class FileProgress(Progress):
     def _write(self) -> None:
         self._written = time.monotonic()
         temporary = fs.partial_name(self._path)
-        temporary.write_bytes(fs.canonical_json(self._told))
+        temporary.write_bytes(fs.canonical_json(scrub.plain(self._told)))
         temporary.rename(self._path)

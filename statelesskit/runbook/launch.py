@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from statelesskit import scrub
 from statelesskit.audit.keys import PRIVATE
 from statelesskit.audit.listing import state_of
 from statelesskit.audit.records import Record
@@ -101,8 +102,8 @@ def run_runbook(
 def begin_record(
     site: Site, runbook: Runbook, parameters: Mapping[str, Any], run_id: str = "", *, resumes: str = ""
 ) -> Record:
-    """Begin the record of a run."""
-    facts = {"parameters": dict(parameters), "runbook": runbook.name, "runbook_digest": runbook.digest}
+    """Begin the record of a run; parameters that are secrets are blanked, and refused by the check that follows."""
+    facts = {"parameters": scrub.without_secrets(parameters), "runbook": runbook.name, "runbook_digest": runbook.digest}
     facts |= {"runbook_path": str(runbook.path), **({"resumes": resumes} if resumes else {})}
     return Record.begin(site.records, runbook.name, facts=facts, run_id=run_id)
 
@@ -136,6 +137,7 @@ def start_detached(site: Site, runbook: str, parameters: Mapping[str, Any], run_
 
     Its last words go to ``locks/run.ID.log``, for the case that it can't even begin its record.
     """
+    scrub.refuse_secrets(parameters)  # everybody on this host can read a process's arguments
     # -P: a stray json.py beside the runbook must not be imported instead of the real one.
     words = [sys.executable, "-P", "-m", "statelesskit", "--site", str(site.root), "run", runbook, "--run-id", run_id]
     for name, value in parameters.items():
