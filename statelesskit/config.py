@@ -42,6 +42,11 @@ auto_max_clients = 1000
 # How many snapshots a run may delete on its own.
 auto_max_deleted = 50
 
+[audit]
+# A command that is given the checkpoint of the log of records on its standard input whenever a run has ended, and
+# keeps it where this host can't change it, for example ["ssh", "auditor@elsewhere", "cat > checkpoint"].
+witness = []
+
 [retention]
 # Which snapshots of each prototype `statelesskit snapshot collect` keeps: the last so many, and the newest of each
 # of so many days, weeks and months that have one. With all four at 0 it keeps all. Whatever the rules say, it keeps
@@ -133,6 +138,7 @@ class Site:
     keep_changes_days: int = 0
     retention: Retention = Retention()
     server: DirectoryServer = DirectoryServer()
+    witness: tuple[str, ...] = ()
 
     @property
     def prototypes(self) -> Path:
@@ -252,7 +258,17 @@ def _parse(root: Path, data: dict[str, object]) -> Site:
         keep_changes_days=keep_days,
         retention=_retention(_get({"retention": {}} | data, "retention", dict)),
         server=_server(root, directory),
+        witness=_witness(_get({"audit": {}} | data, "audit", dict)),
     )
+
+
+def _witness(table: Mapping[str, object]) -> tuple[str, ...]:
+    if strange := table.keys() - {"witness"}:
+        raise KeyError(f"audit.{min(strange)} is unknown")
+    words = table.get("witness", [])
+    if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+        raise TypeError(f"audit.witness is {words!r}, expected a command as a list of words")
+    return tuple(words)
 
 
 def _server(root: Path, table: Mapping[str, object]) -> DirectoryServer:

@@ -47,6 +47,7 @@ def examine(site: Site) -> Iterator[Diagnosis]:
     yield from _folders(site)
     yield _space(site)
     yield _key(site.keys / "record.key")
+    yield _witness(site)
     yield from _directory(site)
     yield _kernel()
     yield _apparmor()
@@ -108,6 +109,26 @@ def _key(path: Path) -> Diagnosis:
     if mode & 0o077:
         return Diagnosis("record key", "wrong", f"others may read it (mode {mode:o})", f"chmod 600 {path}")
     return Diagnosis("record key", "ok", f"mode {mode:o}")
+
+
+def _witness(site: Site) -> Diagnosis:
+    from statelesskit.witness import checkpoint_of, told
+
+    name = "checkpoint of the records"
+    try:
+        _, checkpoint = checkpoint_of(site)
+    except StatelessError as error:
+        wrong = "warning" if error.exit_code == 2 else "wrong"  # nothing has ended yet, or it is damaged
+        return Diagnosis(name, wrong, error.message, error.hint or "the first run that ends makes it")
+    last = told(site) if site.witness else None
+    if last and not last.error:
+        return Diagnosis(name, "ok", f"the witness knows of {last.size} of {checkpoint.size} records, at {last.at}")
+    if last:
+        return Diagnosis(name, "wrong", f"the witness could not be told at {last.at}: {last.error}", "mend its command")
+    if not site.server.is_private or site.server.replicas:
+        return Diagnosis(name, "ok", "kept by the directory, when it is published", "statelesskit audit publish")
+    fix = "name a command that keeps it elsewhere: [audit] witness in site.toml"
+    return Diagnosis(name, "warning", "is kept on this host only: who owns that can write the past anew", fix)
 
 
 def _directory(site: Site) -> Iterator[Diagnosis]:

@@ -23,6 +23,7 @@ from statelesskit.fs import canonical_json
 from statelesskit.lock import held, user_name
 from statelesskit.progress import SILENT, Progress
 from statelesskit.progress import shown as shown_by
+from statelesskit.witness import tell_witness
 
 AT_ONCE = "at once"  # a person at the command line, who gives no digest and wants no second look
 AUTO = "auto"  # nobody is looking: within the site's policy only
@@ -77,9 +78,11 @@ def perform(
         # person is told is why the action itself ended.
         with suppress(StatelessError, OSError):
             record.end(state, code, key=key, error=text)
+        tell_witness(site)
         raise
     with _after_it_was_done(action, record):
         record.end("completed", 0, key=key, changes=outcome.plan.summary)
+    tell_witness(site)
     return outcome
 
 

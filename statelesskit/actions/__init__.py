@@ -21,6 +21,7 @@ from statelesskit.actions.migrate_site import MigrateSite
 from statelesskit.actions.note_snapshot import NoteSnapshot
 from statelesskit.actions.prepare_prototype import PreparePrototype
 from statelesskit.actions.prune_records import PruneRecords
+from statelesskit.actions.publish_checkpoint import PublishCheckpoint
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
 from statelesskit.actions.remove_channel import RemoveChannel
 from statelesskit.actions.repair_snapshots import RepairSnapshots
@@ -53,6 +54,7 @@ ACTIONS: dict[str, type[Action]] = {
         PinClient,
         PreparePrototype,
         PruneRecords,
+        PublishCheckpoint,
         PushSnapshot,
         RemoveAccount,
         RevokeRole,

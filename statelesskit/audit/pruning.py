@@ -28,6 +28,8 @@ def prunable(records_dir: Path, public: str, before: datetime) -> list[Entry]:
     Raises:
         AuditError: the log is not whole, so that nothing is sure to be in it.
     """
+    if not (records_dir / log.LOG).exists():
+        return []  # nothing has ended yet
     read = log.read(records_dir / log.LOG, public)
     if read.faults:
         name, fault = read.faults[0]

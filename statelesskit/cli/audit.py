@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from statelesskit.actions.prune_records import PruneRecords
+from statelesskit.actions.publish_checkpoint import PublishCheckpoint
 from statelesskit.cli.acting import JSON, action_command, site_of
 from statelesskit.config import site_root
 
@@ -88,6 +89,7 @@ def show(ctx: click.Context, record: str, as_json: bool) -> None:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="A checkpoint of the log that you kept or got from elsewhere; the log must have grown from it.",
 )
+@click.option("--from-directory", is_flag=True, help="Hold the log against the checkpoint in the directory too.")
 @JSON
 @click.pass_context
 def verify(
@@ -96,6 +98,7 @@ def verify(
     key: str | None,
     fingerprint: str | None,
     checkpoints: tuple[Path, ...],
+    from_directory: bool,
     as_json: bool,
 ) -> int:
     """Verify RECORDS (names or folders), or all of the site's with their log; ends with 1 when anything was found.
@@ -117,6 +120,12 @@ def verify(
     ]
     whole = whole or ([] if records else [site_of(ctx).records])
     seen = [_seen(path, public) for path in checkpoints]
+    if from_directory:
+        from statelesskit.directory import open_directory
+        from statelesskit.witness import published_checkpoint
+
+        with open_directory(site_of(ctx)) as directory:
+            seen += filter(None, [published_checkpoint(site_of(ctx), directory)])
     found = [finding for folder in whole for finding in verify_records(folder, public, seen)]
     for path in single:
         pruned = {entry.record: entry.sha256 for entry in pruned_records(path.absolute().parent, public)}
@@ -238,3 +247,4 @@ def export(ctx: click.Context, folder: Path, as_json: bool) -> None:
 
 
 audit.add_command(action_command(PruneRecords))
+audit.add_command(action_command(PublishCheckpoint))

@@ -43,6 +43,9 @@ class Layout:
     def folder(self, name: str) -> str:
         return f"ou={name},{self.base}"
 
+    def checkpoint(self) -> str:
+        return f"cn=checkpoint,{self.base}"
+
     def prototype(self, name: str) -> str:
         return f"cn={escape_rdn(check_name(name, 'prototype'))},{self.folder('prototypes')}"
 

@@ -32,6 +32,7 @@ from statelesskit.page import render_page
 from statelesskit.runbook.find import KEY, read_runbook
 from statelesskit.runbook.launch import RECORD_VARIABLE, SITE_VARIABLE, RunEnded, begin_record, progress_file
 from statelesskit.runbook.parameters import check
+from statelesskit.witness import tell_witness
 
 write_whole_files()
 
@@ -187,6 +188,7 @@ def _seal(site: Site, record: Record, nb: Any, ended: RunEnded | None) -> RunEnd
         record.end(state, code, key=site.keys / PRIVATE, **facts)
     except (StatelessError, OSError) as error:  # the record reads as lost, or is not sealed: nobody may take that for 0
         return ended or ending_of(error)
+    tell_witness(site)
     return ended
 
 
