@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.bench import fleets
+from tests.bench.auditing import flips_missed, make_records
 from tests.bench.contenders import CLI, OURS, PEERS, Keeper, keepers, new_site, shell
 from tests.bench.measure import Contender, Row, race, stored_mb, warm
 from tests.bench.results import Bench, Goal, Result
@@ -21,6 +22,7 @@ AMOUNTS = [10_000, 30_000, 100_000, 300_000, 1_000_000]
 MANY = [1, 50, 100, 200, 350, 500]
 SETTLE_S = 75
 FIND = "find -printf"
+RECORDS, FLIPS = 10_000, 10_000
 
 
 def of(rows: list[Row], *names: str) -> list[Row]:
@@ -280,7 +282,32 @@ def many(bench: Bench) -> Iterator[Result]:
     )
 
 
+def audit(bench: Bench) -> Iterator[Result]:
+    """Verify many records with their log; and find each of many single bits that were flipped in some of them."""
+    top = bench.repos
+    shutil.rmtree(top, ignore_errors=True)
+    (top / "records").mkdir(parents=True)
+    make_records(top / "records", RECORDS)
+    verify = Row("verify", amount=RECORDS)
+    for _ in range(bench.rounds):
+        verify.run(f"{CLI} audit verify --key {top}/record.pub {top}/records")
+    shutil.rmtree(top)
+    (top / "records").mkdir(parents=True)
+    make_records(top / "records", 3)
+    missed = flips_missed(top / "records", FLIPS)
+    shutil.rmtree(top)
+    yield Result(
+        f"Verifying {RECORDS} records, each with seven events and a plan",
+        [verify],
+        [
+            Goal("verify of 10 000 records", 10, verify.wall, "s"),
+            Goal(f"flipped bits that were not found, of {FLIPS}", 0, missed, ""),
+        ],
+    )
+
+
 JOBS = {
+    "audit": audit,
     "directory-import": fleets.entered,
     "directory-read": fleets.read,
     "directory-push": fleets.pushed,
