@@ -10,6 +10,7 @@ from pathlib import Path
 from statelesskit.audit import events, files, keys, statement
 from statelesskit.audit.cells import altered_cells
 from statelesskit.audit.checkpoint import Checkpoint
+from statelesskit.audit.completeness import told_twice
 from statelesskit.audit.events import Event
 from statelesskit.audit.listing import is_at_work, record_folders, state_of
 from statelesskit.audit.log import ENTRIES, LOG, Log, older_faults
@@ -56,6 +57,7 @@ def verify_records(records_dir: Path, public_key: str, seen: Iterable[Checkpoint
         log = read_log(records_dir / LOG, public_key)  # they may have been entered since, and their writers gone then
     found += [Finding(LOG, *fault) for fault in log.faults]
     found += [Finding(LOG, ENTRIES, text) for one in seen for text in older_faults(log, one)]
+    found += [Finding(printable(name), EVENTS, text) for name, text in told_twice(ended)]
     return [*found, *_against_log(log, records_dir), *_past_log(log, idle)]
 
 

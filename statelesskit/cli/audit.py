@@ -90,6 +90,11 @@ def show(ctx: click.Context, record: str, as_json: bool) -> None:
     help="A checkpoint of the log that you kept or got from elsewhere; the log must have grown from it.",
 )
 @click.option("--from-directory", is_flag=True, help="Hold the log against the checkpoint in the directory too.")
+@click.option(
+    "--expected",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help='The runs that were scheduled, one a line: {"at", "what", "within_s"}. Those without a record are named.',
+)
 @JSON
 @click.pass_context
 def verify(
@@ -99,6 +104,7 @@ def verify(
     fingerprint: str | None,
     checkpoints: tuple[Path, ...],
     from_directory: bool,
+    expected: Path | None,
     as_json: bool,
 ) -> int:
     """Verify RECORDS (names or folders), or all of the site's with their log; ends with 1 when anything was found.
@@ -106,11 +112,13 @@ def verify(
     A folder may also hold all records and their log, as `audit export` writes them. With folders and a
     key's file, or a folder that was exported, no site is needed.
     """
+    from statelesskit.audit.completeness import missing_runs, read_expected
     from statelesskit.audit.listing import find_record, record_folders, summary_of
     from statelesskit.audit.log import CHECKPOINT, LOG
     from statelesskit.audit.pruning import pruned_records
-    from statelesskit.audit.verify import verify_record, verify_records
+    from statelesskit.audit.verify import Finding, verify_record, verify_records
     from statelesskit.cli import output
+    from statelesskit.names import printable
 
     root = site_root(ctx.find_root().obj)
     whole = [Path(one) for one in records if "/" in one and (Path(one) / LOG / CHECKPOINT).is_file()]
@@ -131,6 +139,10 @@ def verify(
         pruned = {entry.record: entry.sha256 for entry in pruned_records(path.absolute().parent, public)}
         found += verify_record(path, public, pruned.get(path.name, ""))
     paths = [*single, *(path for folder in whole for path in record_folders(folder))]
+    if expected:
+        runs = missing_runs(read_expected(expected.read_bytes()), map(summary_of, paths))
+        text = "a run of {} was scheduled for {:%Y-%m-%d %H:%M:%S} UTC, and has no record"
+        found += [Finding("", "", text.format(printable(one.what), one.at.astimezone(UTC))) for one in runs]
     if as_json:
         for finding in found:
             output.json_line(asdict(finding))
