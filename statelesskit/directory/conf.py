@@ -155,8 +155,6 @@ def slapd_conf(site: Site, folder: Path | None = None) -> str:
         "timelimit unlimited",
         *(f"access {rule}" for rule in rules_beside(base)),
         f"access to * by dn.exact={_quoted(admin)} manage by * none",
-        "database monitor",  # where wire.py looks if a transaction may be ended
-        f"rootdn {_quoted(admin)}",
         "database mdb",
         f"suffix {_quoted(CHANGELOG)}",
         f"rootdn {_quoted(admin)}",

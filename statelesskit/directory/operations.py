@@ -17,11 +17,10 @@ from statelesskit.directory.layout import comparable
 from statelesskit.directory.link import Fate, Link
 from statelesskit.directory.mapping import Attributes, Entry
 from statelesskit.directory.session import Connection
-from statelesskit.directory.transactions import transactions
 from statelesskit.errors import ExistsError
 from statelesskit.progress import SILENT
 
-BATCH = 100  # changes made together; what a refused one leaves in a change log is at most so many lines
+BATCH = 100  # changes on their way when a server goes away: nobody knows then which of them it made
 Changes = dict[str, list[tuple[str, list[str]]]]  # by attribute: what is done with which values
 
 
@@ -76,8 +75,7 @@ class Operations:
     def change_all(self, bodies: Sequence[bytes], made: Callable[[int], object]) -> dict[int, str]:
         """Make many changes, each of another entry, encoded by :mod:`statelesskit.directory.ber`, in any order.
 
-        Where transactions are possible, a batch is made whole or not at all. If one is refused, its changes
-        are made one by one, so that each is either made or named.
+        Not in transactions (RFC 5805): slapd 2.5.13 crashes, or hangs, when one is ended early or its client dies.
 
         Args:
             made: told how many more were dealt with.
@@ -94,18 +92,16 @@ class Operations:
             return [wire.Request(body, tuple(self._controls())) for body in batch]
 
         def change(connection: Connection) -> bool:
-            if not commit(connection, requests()):
-                for place, result in enumerate(wire.tell(connection, requests()), begin):
-                    if not result.good:
-                        refused[place] = f"{result.name}: {result.message}".removesuffix(": ")
+            for place, result in enumerate(wire.tell(connection, requests()), begin):
+                if not result.good:
+                    refused[place] = f"{result.name}: {result.message}".removesuffix(": ")
             return True
 
-        with transactions(self._link.connection) as commit:
-            for begin in range(0, len(bodies), BATCH):
-                batch = bodies[begin : begin + BATCH]
-                self.counts["change"] += len(batch)
-                self._link.tell(change, lambda: Fate.UNKNOWN)
-                made(len(batch))
+        for begin in range(0, len(bodies), BATCH):
+            batch = bodies[begin : begin + BATCH]
+            self.counts["change"] += len(batch)
+            self._link.tell(change, lambda: Fate.UNKNOWN)
+            made(len(batch))
         return refused
 
     def add(self, dn: str, attributes: Attributes, what: str, name: str) -> None:

@@ -6,7 +6,6 @@ turns every value into text it is not asked for; what is read and written in bul
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ PAGE = 1000  # entries the server sends at once
 WINDOW = 256  # requests on their way; slapd ends a connection that has more than a thousand
 RECEIVED = 1 << 18  # bytes asked of the socket at once
 PAGED = "1.2.840.113556.1.4.319"  # RFC 2696
-START, INSIDE, END = (f"1.3.6.1.1.21.{number}" for number in (1, 2, 3))  # RFC 5805
-THREADS, ALONE_WITHIN_S = "cn=Active,cn=Threads,cn=Monitor", 10
 ENTRY, DONE = 4, 5  # application tags of RFC 4511
 
 
@@ -97,36 +94,6 @@ def tell(connection: ldap3.Connection, requests: Sequence[Request]) -> list[Resu
         return [_result(payload) for payload in exchange.ask(requests)]
 
 
-def commit(connection: ldap3.Connection, requests: Sequence[Request]) -> bool:
-    """Have changes made all or none, in one transaction (RFC 5805); false if one of them was refused.
-
-    slapd flushes a transaction to the disk once. Of one that was refused the change log has traces all the same.
-
-    Not by itself safe for the server: see :mod:`statelesskit.directory.transactions`.
-    """
-    with _exchange(connection) as exchange:
-        [started] = exchange.ask([Request(ber.extended(START))])
-        if not (result := _result(started)).good:
-            raise result.error()
-        name = next(value for kind, _, number, value in started if (kind, number) == (2, 11))
-        inside = (INSIDE, True, name)
-        queued = exchange.ask([Request(one.body, (*one.controls, inside)) for one in requests])
-        accepted = all(_result(payload).good for payload in queued)
-        # A server that still works may not have let go of the changes yet, and could crash.
-        whole = exchange.waits_alone() and accepted
-        rollback = b"" if whole else ber.tlv(ber.BOOLEAN, b"\0")
-        [ended] = exchange.ask([Request(ber.extended(END, ber.tlv(ber.SEQUENCE, rollback, ber.text(name))))])
-        return whole and _result(ended).good
-
-
-def can_commit(connection: ldap3.Connection) -> bool:
-    """Say whether the server knows transactions, and shows how busy it is, as :func:`commit` needs it."""
-    [[*found]] = pages(connection, "", "(objectClass=*)", ldap3.BASE, ["supportedExtension"])
-    known = any(START in entry.texts("supportedExtension") for entry in found)
-    with _exchange(connection) as exchange:
-        return known and exchange.busy_threads() is not None
-
-
 class _Exchange:
     """Requests and answers while nothing else uses the connection.
 
@@ -158,28 +125,6 @@ class _Exchange:
             answer = next(self.answers)
             found[places.pop(answer["messageID"])] = answer["payload"]
         return found
-
-    def busy_threads(self) -> int | None:
-        """Return how many threads the server works with just now, the one that answers this too; None if it is secret.
-
-        See slapd-monitor(5); only OpenLDAP has it.
-        """
-        self.send([Request(_search(THREADS, "(objectClass=*)", ldap3.BASE, ("monitoredInfo",)))])
-        found = None
-        for answer in self.answers:
-            if answer["protocolOp"] == ENTRY:
-                found = _entry(answer["payload"]).number("monitoredInfo")
-            elif answer["protocolOp"] == DONE:
-                return found
-        raise AssertionError("answers never end")
-
-    def waits_alone(self) -> bool:
-        """Wait until the server does nothing but answer us; false if it never did in so many seconds."""
-        deadline = time.monotonic() + ALONE_WITHIN_S
-        while self.busy_threads() != 1:
-            if time.monotonic() > deadline:
-                return False
-        return True
 
     def _received(self) -> Iterator[dict[str, Any]]:
         data, at = b"", 0
