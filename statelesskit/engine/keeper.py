@@ -33,11 +33,12 @@ class Keeper(NotebookExecutionManager):  # type: ignore[misc]
         if kwargs.get("nb"):
             self.nb = kwargs["nb"]
         scrub.in_place(self.nb)
-        text = nbformat.writes(self.nb)
-        if self.record is not None:
-            fs.write_file(self.record.path / NOTEBOOK, text.encode() + b"\n")
-        if self.output_path and self.output_path != "-":
-            write_ipynb(self.nb, self.output_path)
+        try:
+            if self.record is not None:
+                fs.write_file(self.record.path / NOTEBOOK, nbformat.writes(self.nb).encode() + b"\n")
+        finally:  # the one must tell the truth where the other can't
+            if self.output_path and self.output_path != "-":
+                write_ipynb(self.nb, self.output_path)
         self.last_save_time = self.now()
 
     def cell_start(self, cell: Any, index: int) -> None:
