@@ -28,8 +28,10 @@ def main(given: dict[str, object]) -> int:
             (marks / "saving").touch()
             if given["saving"] == "pause":
                 time.sleep(float(str(given["pause"])))
-            happen(str(given["saving"]), target.parent)
+            happen(str(given["saving"]))
         rename(source, target)
+        if given["saving"] == "full" and (marks / "saving").exists():
+            fill(marks.parent / "disk/site")  # each time: what was replaced had made room
 
     fs.rename = renamed
     try:
@@ -43,20 +45,18 @@ def main(given: dict[str, object]) -> int:
     return 0
 
 
-def happen(what: str, folder: Path) -> None:
+def happen(what: str) -> None:
     if what == "memory":
         raise MemoryError
     if what == "exception":
         raise RuntimeError("while saving")
     if what == "exit":
         sys.exit(0)
-    elif what == "full":
-        fill(folder)
 
 
-def fill(folder: Path) -> None:
-    """Fill the disk to the last byte."""
-    with (folder.parent.parent / "filler").open("ab", buffering=0) as file:
+def fill(site: Path) -> None:
+    """Fill the site's disk to the last byte."""
+    with (site / "filler").open("ab", buffering=0) as file:
         for size in (1 << 20, 1 << 12, 1):
             try:
                 while file.write(b"0" * size) == size:

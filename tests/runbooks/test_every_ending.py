@@ -88,7 +88,7 @@ def limit():
 def fill():
     sys.path.insert(0, {here!r})
     from tests.runbooks.failing import fill as really
-    really(next(Path({records!r}).iterdir()))
+    really(Path({site!r}))
 def wait():
     (marks / "there").touch()
     time.sleep(100)
@@ -117,7 +117,7 @@ class Case:
     def start(self, cgroup: Path) -> subprocess.Popen[str]:
         self.marks.mkdir()
         prelude = PRELUDE.format(
-            marks=str(self.marks), cgroup=str(cgroup), here=str(HERE.parent.parent), records=str(self.site / "records")
+            marks=str(self.marks), cgroup=str(cgroup), here=str(HERE.parent.parent), site=str(self.site)
         )
         act = ACTS[self.ending] or "wait()"
         startup = self.folder / "ipython/profile_default/startup/00.py"
@@ -279,7 +279,11 @@ def check_truth(case: Case, code: int, text: str) -> None:
         assert verify_record(record, (case.site / "keys/record.pub").read_text()) == []
     guards = [event.facts for event in events.read(record / "events.jsonl")[0] if event.kind == "guard"]
     assert [("finding" in facts, str(facts["by"])[:9]) for facts in guards] in (
-        [[]] if case.moment == BEFORE else [[(True, "subreaper")]] if case.guard else [[(False, "pid names")]]
+        [[], [(False, "pid names")]]
+        if case.moment == BEFORE
+        else [[(True, "subreaper")]]
+        if case.guard
+        else [[(False, "pid names")]]
     )
     told = json.loads(case.output.read_text())
     assert [cell["metadata"]["papermill"]["status"] for cell in told["cells"]] == cells, text
