@@ -35,6 +35,7 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
         for index, cell in enumerate(self.nb.cells):
             if self._stopping.why:
                 raise self._stopping.why
+            self._keeper.cell_start(cell, index)
             ended = self._run(cell, index)
             state = COMPLETED if ended is None else "failed" if ended.state == "refused" else ended.state
             if ended is None and cell.cell_type == "code" and _skipped(cell):
@@ -57,7 +58,6 @@ class Client(PapermillNotebookClient):  # type: ignore[misc]
     def _run(self, cell: Any, index: int) -> RunEnded | None:
         limit_s = cell.metadata.get("statelesskit", {}).get("timeout", self._cell_timeout_s)
         try:
-            self._keeper.cell_start(cell, index)
             with self._stopping.after(limit_s, f"cell {index}"):
                 self.execute_cell(cell, index)
         except BaseException as error:

@@ -42,16 +42,19 @@ class Keeper(NotebookExecutionManager):  # type: ignore[misc]
         self.last_save_time = self.now()
 
     def cell_start(self, cell: Any, index: int) -> None:
-        if self.record is not None and cell.cell_type == "code":
-            self.record.event("cell-began", index=index)
-        super().cell_start(cell, index)
+        try:
+            if self.record is not None and cell.cell_type == "code":
+                self.record.event("cell-began", index=index)
+            super().cell_start(cell, index)
+        except BaseException:
+            cell.metadata.papermill["status"] = self.PENDING  # what can't be told is not done
+            raise
 
     def cell_ended(self, cell: Any, index: int, state: str) -> None:
         """Give a cell its state; papermill's own bookkeeping would first call it completed."""
         head, ended = cell.metadata.papermill, self.now()
         head["end_time"], head["status"] = ended.isoformat(), state
-        began = head["start_time"]  # none when not even its begin could be written
-        head["duration"] = (ended - datetime.fromisoformat(began)).total_seconds() if began else None
+        head["duration"] = (ended - datetime.fromisoformat(head["start_time"])).total_seconds()
         if state not in (COMPLETED, SKIPPED):
             self.nb.metadata.papermill["exception"] = head["exception"] = True
         if self.record is not None and cell.cell_type == "code":

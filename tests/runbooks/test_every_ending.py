@@ -56,7 +56,7 @@ TIMED_OUT = ("timed-out", {5}, "timed-out", "not-run")
 DIED = ("kernel-died", {6}, "kernel-died", "not-run")
 FAILED = ("failed", {1}, "failed", "not-run")
 # Where the record's own disk is full its end may not fit; then it reads as lost, and the caller is told.
-FULL = ("failed or lost", {8}, "failed", "not-run")
+FULL = ("failed or lost", {8}, "completed", "not-run")
 COMPLETED = ("completed", {0}, "completed", "completed")
 ENDED = {
     **dict.fromkeys(SIGNALS, CANCELLED),
