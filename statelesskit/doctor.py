@@ -12,7 +12,7 @@ from pathlib import Path
 
 from statelesskit import fs
 from statelesskit.config import FOLDERS, Site
-from statelesskit.errors import StatelessError
+from statelesskit.errors import NotFoundError, StatelessError
 from statelesskit.run import PACKAGE_OF, SYSTEM_PATH
 
 TOOLS = {  # program: what needs it
@@ -114,12 +114,13 @@ def _key(path: Path) -> Diagnosis:
 def _witness(site: Site) -> Diagnosis:
     from statelesskit.witness import checkpoint_of, told
 
-    name = "checkpoint of the records"
+    name = "record checkpoint"
     try:
         _, checkpoint = checkpoint_of(site)
+    except NotFoundError:
+        return Diagnosis(name, "ok", "no run has ended yet")
     except StatelessError as error:
-        wrong = "warning" if error.exit_code == 2 else "wrong"  # nothing has ended yet, or it is damaged
-        return Diagnosis(name, wrong, error.message, error.hint or "the first run that ends makes it")
+        return Diagnosis(name, "wrong", error.message, error.hint or "statelesskit audit verify")
     last = told(site) if site.witness else None
     if last and not last.error:
         return Diagnosis(name, "ok", f"the witness knows of {last.size} of {checkpoint.size} records, at {last.at}")
@@ -127,8 +128,8 @@ def _witness(site: Site) -> Diagnosis:
         return Diagnosis(name, "wrong", f"the witness could not be told at {last.at}: {last.error}", "mend its command")
     if not site.server.is_private or site.server.replicas:
         return Diagnosis(name, "ok", "kept by the directory, when it is published", "statelesskit audit publish")
-    fix = "name a command that keeps it elsewhere: [audit] witness in site.toml"
-    return Diagnosis(name, "warning", "is kept on this host only: who owns that can write the past anew", fix)
+    fix = "set [audit] witness in site.toml"
+    return Diagnosis(name, "warning", "kept on this host only, whose owner could write the past anew", fix)
 
 
 def _directory(site: Site) -> Iterator[Diagnosis]:
