@@ -276,3 +276,30 @@ def test_a_prune_that_was_killed_is_done_again(site: Site, monkeypatch: pytest.M
     assert [*one.iterdir()] == [one / "statement.dsse.json"]
     assert [*two.iterdir()] == [two / "statement.dsse.json"]
     assert verify_records(site.records, public) == []
+
+
+@pytest.mark.browser
+def test_the_list_is_filtered_in_a_browser_without_network(site: Site, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    made(site)
+    made(site, HOSTILE, user="bob")
+    export_records(site, tmp_path / "out")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_context(offline=True).new_page()
+        said: list[str] = []
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.on("console", lambda message: said.append(message.text))
+        page.goto((tmp_path / "out/index.html").as_uri())
+        assert page.locator("tbody tr:visible").count() == 2
+        page.get_by_label("who").select_option("bob")
+        assert page.locator("tbody tr:visible").count() == 1
+        page.get_by_label("any text").fill("desktop-2")
+        assert page.locator("tbody tr:visible").count() == 0
+        assert page.locator("#shown").inner_text() == "0"
+        page.get_by_label("any text").fill("")
+        page.locator("tbody tr:visible a").click()
+        assert "applied" in page.content()
+        browser.close()
+    assert said == []
