@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from statelesskit import scrub
 from statelesskit.config import FOLDERS, TEMPLATE, DirectoryServer, Site, load_site
 from statelesskit.run import SYSTEM_PATH
 
@@ -45,6 +46,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("STATELESSKIT_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def no_secrets_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process has one site, and its secrets; this one has many."""
+    for name in ("_watched", "_learnt"):
+        monkeypatch.setattr(scrub, name, set())
 
 
 def free_port() -> int:

@@ -67,12 +67,11 @@ def access_rules(base: str) -> list[str]:
 def rules_beside(base: str) -> list[str]:
     """Return the rules for what is beside the tree: the server itself, and its change log (slapo-accesslog(5)).
 
-    Auditors read the log, but no passwords in it; who imports looks at how busy the server is.
+    Auditors read the log, but no passwords in it.
     """
     everyone = " ".join(_by(base, "read", role) for role in ROLES)
     return [
         *(f'to dn.base="{dn}" {everyone} by * break' for dn in ("", "cn=Subschema")),
-        f'to dn.subtree="cn=Monitor" {_by(base, "read", "operator")} {_by(base, "read", "auditor")}',
         'to dn.subtree="cn=changelog" attrs=reqMod val.regex="^userPassword:" by * none',
         'to dn.subtree="cn=changelog" attrs=reqOld val.regex="^userPassword:" by * none',
         f'to dn.subtree="cn=changelog" {_by(base, "read", "auditor")}',
