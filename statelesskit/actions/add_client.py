@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import choices, surveys
-from statelesskit.actions.consequences import followers_lock
+from statelesskit.actions.consequences import FOLLOWERS
 from statelesskit.config import Site
 from statelesskit.errors import ExistsError, NotFoundError, UsageError
 from statelesskit.names import check_name, normalise_mac
@@ -37,7 +37,7 @@ class AddClient(Action):
         return [f"client/{check_name(self.name, 'client')}"]
 
     def uses(self) -> Sequence[str]:
-        return [*followers_lock(self.channel), *([f"snapshot/{self.reference}"] if self.reference else [])]
+        return [FOLLOWERS, *([f"snapshot/{self.reference}"] if self.reference else [])]
 
     def plan(self, site: Site) -> Plan:
         from statelesskit.directory import open_directory

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 Move = tuple[str, str | None, str | None, str]  # client, before, after, because
 
+# Whoever comes to follow a channel shares it, whoever removes one has it alone: else one is followed that is gone.
+FOLLOWERS = "followers/all"
+
 
 def moves_of(
     site: Site,
@@ -78,13 +81,6 @@ def snapshot_to_run(site: Site, name: str) -> Snapshot:
     except DamagedError as error:
         raise RefusedError(f"no client may be told to run {name}: {error.message}", hint=error.hint) from error
     return snapshot
-
-
-def followers_lock(channel: str) -> list[str]:
-    """Return what is locked so that a channel is not removed while somebody comes to follow it."""
-    from statelesskit.names import split_channel
-
-    return ["followers/" + "/".join(split_channel(channel))] if channel else []
 
 
 def few(names: Sequence[str], limit: int = 5) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import surveys
+from statelesskit.actions.consequences import FOLLOWERS
 from statelesskit.config import Site
 from statelesskit.errors import DamagedError, NotFoundError, UsageError
 from statelesskit.progress import current
@@ -34,6 +35,9 @@ class _Bulk(Action):
 
     def objects(self) -> Sequence[str]:
         return ["clients/all"]
+
+    def uses(self) -> Sequence[str]:
+        return [FOLLOWERS]
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:
         from statelesskit.clients.changes import Changes, make

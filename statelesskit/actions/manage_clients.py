@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import choices, surveys
-from statelesskit.actions.consequences import followers_lock, moves_of, notes_of, rows_of, snapshot_to_run
+from statelesskit.actions.consequences import FOLLOWERS, moves_of, notes_of, rows_of, snapshot_to_run
 from statelesskit.actions.policy import unattended
 from statelesskit.config import Site
 from statelesskit.errors import UsageError
@@ -152,7 +152,7 @@ class ChangeClient(_ClientChange):
     clear: str = parameter("what to empty: mac, channel, note, reference; several with commas", default="")
 
     def uses(self) -> Sequence[str]:
-        return [*followers_lock(self.channel), *([f"snapshot/{self.reference}"] if self.reference else [])]
+        return [FOLLOWERS, *([f"snapshot/{self.reference}"] if self.reference else [])]
 
     def wanted(self, before: Client) -> Client:
         emptied = words_of(self.clear)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import choices, surveys
-from statelesskit.actions.consequences import followers_lock, moves_of, notes_of, rows_of, snapshot_to_run
+from statelesskit.actions.consequences import FOLLOWERS, moves_of, notes_of, rows_of, snapshot_to_run
 from statelesskit.actions.manage_clients import words_of
 from statelesskit.actions.policy import unattended
 from statelesskit.config import Site
@@ -90,10 +90,10 @@ class _Group(Action):
             if after and after.pin:
                 register(site, directory)
             self.write(directory, before, after)
-        return {"group": self.group, "clients": len(plan.facts["clients"])}
+        return {"group": self.group, "clients_changed": len(plan.facts["clients"])}
 
     def unchanged(self, plan: Plan) -> dict[str, Any]:
-        return {"group": self.group, "clients": 0}
+        return {"group": self.group, "clients_changed": 0}
 
     def verify(self, site: Site, plan: Plan, result: Mapping[str, Any]) -> list[dict[str, Any]]:
         from statelesskit.directory import open_directory
@@ -123,7 +123,7 @@ class CreateGroup(_Group):
     note: str = parameter("what it is for", default="")
 
     def uses(self) -> Sequence[str]:
-        return [*followers_lock(self.channel), *([f"snapshot/{self.pin}"] if self.pin else [])]
+        return [FOLLOWERS, *([f"snapshot/{self.pin}"] if self.pin else [])]
 
     def wanted(self, directory: Directory) -> tuple[Group | None, Group | None]:
         from statelesskit.directory import Group
@@ -164,7 +164,7 @@ class ChangeGroup(_Group):
     clear: str = parameter("what to empty: channel, pin, note; several with commas", default="")
 
     def uses(self) -> Sequence[str]:
-        return [*followers_lock(self.channel), *([f"snapshot/{self.pin}"] if self.pin else [])]
+        return [FOLLOWERS, *([f"snapshot/{self.pin}"] if self.pin else [])]
 
     def wanted(self, directory: Directory) -> tuple[Group | None, Group | None]:
         from statelesskit.directory.groups import group_named
@@ -205,15 +205,18 @@ class ChangeGroup(_Group):
 
 
 @dataclass(frozen=True)
-class AddToGroup(_Group):
+class _Members(_Group):
+    name: str = parameter("the group", positional=True, choices=choices.groups)
+    clients: str = parameter("the clients, with spaces or commas between", positional=True, several=True)
+
+
+@dataclass(frozen=True)
+class AddToGroup(_Members):
     """Put clients into a group."""
 
     verb: ClassVar[str] = "group add"
     title: ClassVar[str] = "Add clients to a group"
     button: ClassVar[str] = "Add them"
-
-    name: str = parameter("the group", positional=True, choices=choices.groups)
-    clients: str = parameter("the clients, with spaces or commas between", positional=True, several=True)
 
     def wanted(self, directory: Directory) -> tuple[Group | None, Group | None]:
         from statelesskit.directory.groups import group_named
@@ -240,15 +243,12 @@ class AddToGroup(_Group):
 
 
 @dataclass(frozen=True)
-class RemoveFromGroup(_Group):
+class RemoveFromGroup(_Members):
     """Take clients, or a group that should not be there, out of a group."""
 
     verb: ClassVar[str] = "group remove"
     title: ClassVar[str] = "Take clients out of a group"
     button: ClassVar[str] = "Take them out"
-
-    name: str = parameter("the group", positional=True, choices=choices.groups)
-    clients: str = parameter("the clients, with spaces or commas between", positional=True, several=True)
 
     def wanted(self, directory: Directory) -> tuple[Group | None, Group | None]:
         from statelesskit.directory.groups import group_named

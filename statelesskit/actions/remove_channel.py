@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import choices, surveys
-from statelesskit.actions.consequences import few, followers_lock
+from statelesskit.actions.consequences import FOLLOWERS, few
 from statelesskit.config import Site
 from statelesskit.errors import RefusedError
 from statelesskit.names import split_channel
@@ -30,7 +30,7 @@ class RemoveChannel(Action):
         return surveys.channels(site)
 
     def objects(self) -> Sequence[str]:
-        return ["channel/" + "/".join(split_channel(self.channel)), *followers_lock(self.channel)]
+        return ["channel/" + "/".join(split_channel(self.channel)), FOLLOWERS]
 
     def plan(self, site: Site) -> Plan:
         from statelesskit.directory import open_directory

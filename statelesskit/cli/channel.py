@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from statelesskit.actions.create_channel import CreateChannel
@@ -65,7 +67,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
         back = earlier(one, pushes(directory, name))
         known = {snapshot.name: snapshot.state for snapshot in directory.snapshots(one.prototype)}
         clients = told_by(name, directory.clients(), groups)
-    found = {
+    found: dict[str, Any] = {
         "channel": one.name,
         "snapshot": one.snapshot,
         "state": known.get(one.snapshot or ""),
@@ -81,4 +83,4 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
     if as_json:
         output.json_line(found)
         return
-    output.facts({**found, "groups": ", ".join(found["groups"]), "earlier": ", ".join(found["earlier"])})  # type: ignore[arg-type]
+    output.facts({**found, "groups": ", ".join(found["groups"]), "earlier": ", ".join(found["earlier"])})

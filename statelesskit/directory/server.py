@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from statelesskit.directory.fleet import Directory
 
 PAGED = "1.2.840.113556.1.4.319"  # RFC 2696; without it no server answers for 100 000 clients
-USEFUL = {  # what makes things faster or safer where it is there
-    "1.3.6.1.1.21.1": "transactions (RFC 5805)",
-    "1.3.6.1.1.12": "assertions (RFC 4528)",
+USEFUL = {  # what is used where it is there
     "1.3.6.1.4.1.4203.1.9.1.1": "replication by syncrepl (RFC 4533)",
 }
 OVERLAYS = {"unique": "two clients with one MAC address", "constraint": "values nothing can read"}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import ldap3
 import pytest
@@ -491,11 +492,11 @@ def test_roles_hold_below_any_base(site: Site, base: str) -> None:
                 for role in ("pusher:desktop", "reporter")
             }
             status = f"cn=status,{directory.layout.client('c1')}"
-        move = {"serial": 1, "moved_by": "ben", "moved_at": AT, "record": "r2"}
+        move: dict[str, Any] = {"serial": 1, "moved_by": "ben", "moved_at": AT, "record": "r2"}
         with open_directory(as_them["pusher:desktop"]) as directory:
-            directory.move_channel("desktop/stable", to="desktop-20261121T073000Z", **move)  # type: ignore[arg-type]
+            directory.move_channel("desktop/stable", to="desktop-20261121T073000Z", **move)
             with pytest.raises(StatelessError, match="insufficientAccessRights"):
-                directory.move_channel("kiosk/stable", to="kiosk-20261121T073000Z", **move)  # type: ignore[arg-type]
+                directory.move_channel("kiosk/stable", to="kiosk-20261121T073000Z", **move)
             assert [one.serial for one in pushes(directory, "desktop/stable")] == [1, 2]
             with pytest.raises(StatelessError, match="insufficientAccessRights"):
                 directory.remove_client("c1")

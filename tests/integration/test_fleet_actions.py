@@ -11,6 +11,7 @@ import pytest
 
 from statelesskit import service
 from statelesskit.actions import ACTIONS
+from statelesskit.actions.consequences import FOLLOWERS
 from statelesskit.config import Site
 from statelesskit.directory import Directory, open_directory
 from statelesskit.directory.operations import Operations
@@ -172,12 +173,12 @@ def test_a_group_tells_its_clients(made: tuple[Fleet, list[str]], fleet: Fleet) 
     assert [(row["client"], row["to"]) for row in plan["clients"]] == [("c1", names[0]), ("c2", names[0])]  # type: ignore[attr-defined]
     fleet.json("group", "add", "lab", "c1", "c2", "--plan-digest", str(plan["plan_digest"]))
     assert runs(fleet.site) == {"c1": names[0], "c2": names[0], "c3": None, "t1": None}
-    assert perform(fleet.site, "group change", name="lab", clear="channel", pin=names[1])["clients"] == 2
+    assert perform(fleet.site, "group change", name="lab", clear="channel", pin=names[1])["clients_changed"] == 2
     assert runs(fleet.site)["c2"] == names[1]
     perform(fleet.site, "group remove", name="lab", clients="c2")
     assert runs(fleet.site)["c2"] is None
     assert fleet.json("group", "list")[0]["clients"] == 1
-    assert perform(fleet.site, "group delete", name="lab")["clients"] == 1
+    assert perform(fleet.site, "group delete", name="lab")["clients_changed"] == 1
     assert fleet.json("group", "list") == []
 
 
@@ -268,9 +269,21 @@ def test_a_channel_that_is_followed_stays(made: tuple[Fleet, list[str]], fleet: 
         perform(fleet.site, "channel remove", channel="desktop/stable")
     perform(fleet.site, "client change", name="c1", clear="channel")
     perform(fleet.site, "group delete", name="lab")
-    lock = fleet.site.lock_file("followers/desktop/stable")
+    lock = fleet.site.lock_file(FOLLOWERS)
     with held(lock, what="it", doing="following it", shared=True), pytest.raises(LockedError):
         perform(fleet.site, "channel remove", channel="desktop/stable")
+    table = fleet.site.root / "table.csv"
+    table.write_text("name,mode,channel\nc9,live,desktop/stable\n")
+    followers: list[tuple[str, dict[str, str]]] = [
+        ("client add", {"name": "c9", "mode": "live", "channel": "desktop/stable"}),
+        ("client change", {"name": "c1", "channel": "desktop/stable"}),
+        ("client import", {"table": str(table)}),
+        ("group create", {"name": "lab", "channel": "desktop/stable"}),
+    ]
+    with held(lock, what="it", doing="removing a channel"):
+        for verb, given in followers:
+            with pytest.raises(LockedError):
+                perform(fleet.site, verb, **given)
     (removed,) = fleet.json("channel", "remove", "desktop/stable")
     assert look_up(fleet.site, "ou=stateless", "dn", "sub", "cn=stable") == []
     assert fleet.json("push", "status", "desktop/stable")[0]["record"] == removed["record"]
