@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, parameter
 from statelesskit.actions import choices, surveys
+from statelesskit.actions.consequences import CLIENTS
 from statelesskit.config import Site
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class CollectSnapshots(Action):
 
     def objects(self) -> Sequence[str]:
         return ["store/packs"]
+
+    def uses(self) -> Sequence[str]:
+        return [CLIENTS]
 
     def plan(self, site: Site) -> Plan:
         from statelesskit.actions.needed import Fleet, look_at_fleet

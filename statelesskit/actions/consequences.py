@@ -15,6 +15,8 @@ Move = tuple[str, str | None, str | None, str]  # client, before, after, because
 
 # Whoever comes to follow a channel shares it, whoever removes one has it alone: else one is followed that is gone.
 FOLLOWERS = "followers/all"
+# Whoever enters many clients has it alone, whoever deletes snapshots shares it: else one is pinned that is gone.
+CLIENTS = "clients/all"
 
 
 def moves_of(

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import choices, surveys
+from statelesskit.actions.consequences import CLIENTS
 from statelesskit.config import Site
 from statelesskit.errors import DirectoryUnavailableError, RefusedError
 
@@ -29,6 +30,9 @@ class DeleteSnapshot(Action):
 
     def objects(self) -> Sequence[str]:
         return [f"snapshot/{self.snapshot}"]
+
+    def uses(self) -> Sequence[str]:
+        return [CLIENTS]
 
     def plan(self, site: Site) -> Plan:
         from statelesskit.actions.needed import look_at_fleet

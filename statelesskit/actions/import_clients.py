@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import surveys
-from statelesskit.actions.consequences import FOLLOWERS
+from statelesskit.actions.consequences import CLIENTS, FOLLOWERS
 from statelesskit.config import Site
 from statelesskit.errors import DamagedError, NotFoundError, UsageError
 from statelesskit.progress import current
@@ -34,7 +34,7 @@ class _Bulk(Action):
         return surveys.fleet(site)
 
     def objects(self) -> Sequence[str]:
-        return ["clients/all"]
+        return [CLIENTS]
 
     def uses(self) -> Sequence[str]:
         return [FOLLOWERS]

@@ -11,6 +11,7 @@ import pytest
 
 from statelesskit import service
 from statelesskit.actions import ACTIONS
+from statelesskit.actions.consequences import CLIENTS
 from statelesskit.audit.listing import list_records
 from statelesskit.config import Site
 from statelesskit.directory import open_directory
@@ -137,6 +138,17 @@ def test_one_that_somebody_uses_is_not_deleted(names: tuple[Fleet, list[str]]) -
         result = perform(site, "snapshot collect", keep="last=1")
         assert list(result["skipped"]) == [found[4]]  # type: ignore[call-overload]
     assert there(site) == [found[0], found[1], found[4], found[5]]
+
+
+@pytest.mark.parametrize("verb", ["snapshot delete", "snapshot collect"])
+def test_none_goes_while_many_clients_are_entered(names: tuple[Fleet, list[str]], verb: str) -> None:
+    fleet, found = names
+    words = {"snapshot": found[4]} if verb == "snapshot delete" else {"keep": "last=1"}
+    with held(fleet.site.lock_file(CLIENTS), what="it", doing="client import"), pytest.raises(LockedError):
+        perform(fleet.site, verb, **words)
+    with held(fleet.site.lock_file(CLIENTS), what="it", doing="deleting", shared=True):
+        perform(fleet.site, verb, **words)
+    assert there(fleet.site) != found
 
 
 def test_collecting_keeps_what_rules_and_fleet_need_and_frees_the_rest(names: tuple[Fleet, list[str]]) -> None:
