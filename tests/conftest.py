@@ -23,6 +23,11 @@ CAPABILITIES = {
     "network": os.geteuid() == 0 and shutil.which("mmdebstrap", path=SYSTEM_PATH) is not None,
     "ssh": shutil.which("dropbear", path=SYSTEM_PATH) is not None,
     "kernel": True,
+    "boots": os.geteuid() == 0
+    and all(
+        shutil.which(name, path=SYSTEM_PATH)
+        for name in ("qemu-system-x86_64", "nbdkit", "ganesha.nfsd", "veritysetup", "mksquashfs", "mmdebstrap")
+    ),
     "browser": shutil.which("chromium", path=SYSTEM_PATH) is not None,
 }
 

@@ -4,7 +4,8 @@
 
 (The settings are in the environment because everybody on the host can read a command line.) The
 command gets mount and PID namespaces of its own. With ``tree`` it also gets that tree as its
-root, with private /proc, /dev, /run and /tmp. Every mount is made after the tree has become the root
+root, with private /proc, /dev, /run and /tmp; with ``untouched`` what it writes there goes to memory and is
+gone with it. Every mount is made after the tree has become the root
 and the host's root is gone, so a symlink in the tree can lead a mount nowhere but into the tree.
 
 Two processes: the outer one stands in for the command outside, the inner one is process 1 of the
@@ -93,6 +94,18 @@ def enter(tree: str) -> None:
     os.umask(0o022)
 
 
+def cover(tree: str) -> str:
+    """Return a root that shows ``tree``, in our namespace alone, where what is written goes to memory."""
+    os.chdir(tree)
+    mount("tmpfs", tree, "tmpfs", MS_NODEV, "mode=700")
+    for name in ("lower", "upper", "work", "root"):
+        Path(tree, name).mkdir(0o755)
+    mount(".", f"{tree}/lower", None, MS_BIND)  # we still stand in the tree that the tmpfs hides
+    os.chdir(tree)  # so that the options hold no name that might need escaping
+    mount("overlay", "root", "overlay", 0, "lowerdir=lower,upperdir=upper,workdir=work")
+    return f"{tree}/root"
+
+
 def write(path: Path, text: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text)
@@ -150,8 +163,9 @@ def prepare(settings: dict[str, Any], undo: ExitStack) -> None:
     resolv_conf = Path("/etc/resolv.conf")
     names = resolv_conf.read_bytes() if resolv_conf.exists() else b""
     socket.sethostname(settings["hostname"])
-    enter(settings["tree"])
-    write(APT_CONF, settings["apt_conf"].encode())
+    enter(cover(settings["tree"]) if settings["untouched"] else settings["tree"])
+    for name, text in settings["files"].items():
+        write(Path(name), text.encode())
     if settings["network"]:
         try:
             undo.enter_context(name_service(names))

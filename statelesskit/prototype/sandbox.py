@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from statelesskit.config import Site
@@ -50,8 +50,7 @@ def run_in(prototype: Prototype, argv: Sequence[str], *, site: Site, network: bo
         raise PermissionNeededError("only root can run a command in a prototype", hint="run it with sudo")
     doing = f"run {printable(argv[0])}"
     with held(site.lock_file(f"prototype/{prototype.name}"), what=f"prototype {prototype.name}", doing=doing):
-        _require_mount_points(prototype.tree)
-        return _run(prototype, list(argv), network)
+        return run_contained(prototype.tree, list(argv), name=prototype.name, network=network)
 
 
 def _require_mount_points(tree: Path) -> None:
@@ -67,7 +66,28 @@ def _require_mount_points(tree: Path) -> None:
             )
 
 
-def _run(prototype: Prototype, argv: list[str], network: bool) -> int:
+def run_contained(
+    tree: Path,
+    argv: Sequence[str],
+    *,
+    name: str,
+    network: bool,
+    untouched: bool = False,
+    files: Mapping[str, str] | None = None,
+    streams: Mapping[str, int] | None = None,
+) -> int:
+    """Run a command with a tree as its root, as :func:`run_in` says; no lock is held.
+
+    Args:
+        name: the host name it sees.
+        untouched: what it writes goes to memory and is gone when it ends.
+        files: text by absolute path, written into the tree before.
+        streams: open files by ``stdin``, ``stdout``, ``stderr``; the others are the caller's.
+
+    Raises:
+        UsageError, PermissionNeededError: as for :func:`run_in`.
+    """
+    _require_mount_points(tree)
     environment = {
         "DEBIAN_FRONTEND": "noninteractive",
         "HOME": "/root",
@@ -79,7 +99,7 @@ def _run(prototype: Prototype, argv: list[str], network: bool) -> int:
         "USER": "root",
         **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
     }
-    apt_conf = host_settings()
+    apt_conf = host_settings() if network else ""
     if apt_conf:
         environment["APT_CONFIG"] = str(contained.APT_CONF)
     faults, faults_end = os.pipe()
@@ -88,15 +108,17 @@ def _run(prototype: Prototype, argv: list[str], network: bool) -> int:
             settings = {
                 "parent": os.getpid(),
                 "faults": faults_end,
-                "tree": str(prototype.tree),
-                "hostname": prototype.name,
+                "tree": str(tree),
+                "hostname": name,
                 "network": network,
-                "apt_conf": apt_conf,
+                "untouched": untouched,
+                "files": {**({str(contained.APT_CONF): apt_conf} if apt_conf else {}), **(files or {})},
             }
             process = subprocess.Popen(
                 [sys.executable, "-I", contained.__file__, *argv],
                 env={contained.SETTINGS: json.dumps(settings), **environment},
                 pass_fds=[faults_end],
+                **(streams or {}),  # type: ignore[call-overload]
             )
         finally:
             os.close(faults_end)
@@ -104,7 +126,7 @@ def _run(prototype: Prototype, argv: list[str], network: bool) -> int:
         fault = told.readline()
     if fault:
         kind, message = json.loads(fault)
-        raise FAULTS[kind](f"in the prototype {prototype.name}: {printable(message)}")
+        raise FAULTS[kind](f"in the tree of {name}: {printable(message)}")
     return code
 
 
