@@ -15,7 +15,7 @@ from statelesskit.errors import EnvironmentLacksError, LockedError, UsageError
 from statelesskit.lock import held
 from statelesskit.prototype import Prototype, sandbox
 from statelesskit.prototype.create import create
-from statelesskit.prototype.sandbox import run_in
+from statelesskit.prototype.sandbox import run_contained, run_in
 from statelesskit.prototype.sources.debian import host_targets
 from tests.integration.test_prototype_create import describe, processes_with, small_root, wait_until_gone
 
@@ -90,6 +90,21 @@ def test_what_the_command_writes_stays(site: Site, desktop: Prototype) -> None:
     assert (desktop.tree / "etc").stat().st_mtime >= (desktop.tree / "etc/motd").stat().st_mtime - 1
     assert [list((desktop.tree / name).iterdir()) for name in ("run", "tmp", "dev")] == [[], [], []]
     assert not (desktop.tree / "etc/resolv.conf").exists()
+
+
+def test_a_tree_that_is_to_stay_untouched_shows_what_is_written_to_the_command_alone(
+    desktop: Prototype, tmp_path: Path
+) -> None:
+    before, mounted, said = describe(desktop.tree), mounts(), tmp_path / "said"
+    script = "cat /etc/given; echo more >> /etc/resolv.conf; rm -r /usr/bin/env; cat /etc/resolv.conf"
+    with said.open("wb") as out:
+        code = run_contained(
+            desktop.tree, ["sh", "-c", script], name="desktop", network=False, untouched=True,
+            files={"/etc/given": "given\n"}, streams={"stdout": out.fileno()},
+        )  # fmt: skip
+    assert (code, said.read_text()) == (0, "given\n# the tree's own\nmore\n")
+    assert describe(desktop.tree) == before
+    assert mounts() == mounted
 
 
 def test_the_world_inside_is_its_own(
@@ -169,7 +184,7 @@ import sys
 from pathlib import Path
 from statelesskit.config import load_site
 from statelesskit.prototype import load
-from statelesskit.prototype.sandbox import run_in
+from statelesskit.prototype.sandbox import run_contained, run_in
 
 site = load_site(Path(sys.argv[1]))
 sys.exit(run_in(load(site, "desktop"), sys.argv[2:], site=site))

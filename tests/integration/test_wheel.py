@@ -49,6 +49,8 @@ def test_everything_comes_from_the_wheel(installed: Path, tmp_path: Path) -> Non
         "from papermill.engines import papermill_engines\n"
         "print(statelesskit.__file__, statelesskit_widgets.__file__)\n"
         "print(papermill_engines.get_engine('statelesskit').__module__)\n"
+        "from importlib.resources import files\n"
+        "print(*sorted(file.name for file in (files('statelesskit') / 'resources/initramfs').iterdir()))\n"
     )
     done = subprocess.run(
         [installed / "python", "-c", script],
@@ -57,6 +59,7 @@ def test_everything_comes_from_the_wheel(installed: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert str(ROOT) not in done.stdout
     assert "statelesskit.engine" in done.stdout
+    assert done.stdout.splitlines()[-1] == "build conf hook statelesskit"
 
 
 def test_a_site_is_made_with_it(installed: Path, tmp_path: Path) -> None:
