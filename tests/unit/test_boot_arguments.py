@@ -135,3 +135,71 @@ def test_what_could_be_another_argument_is_not_spelt(wrong: dict[str, str]) -> N
     given_values = {"snapshot": SNAPSHOT, "digest": DIGEST, **wrong}
     with pytest.raises((UsageError, NameInvalidError)):
         kernel_arguments(**given_values)  # type: ignore[arg-type]
+
+
+OVERLAY = f"""
+. {SCRIPT}
+mount() {{ eval "echo mounted \\${{$#}}"; }}
+sk_say() {{ echo "said $*"; }}
+sk_stop() {{ echo "$*"; exit 9; }}
+rootmnt=$PWD/root
+SK_STATE=$PWD/state
+sk_overlay
+"""
+
+
+def overlay(place: Path) -> list[str]:
+    """Have the shell lay overlays over ``root``; return what it mounted and said, the place's own path cut off."""
+    done = subprocess.run([SHELL, "-eu", "-c", OVERLAY], cwd=place, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.replace(f"{place}/", "").splitlines()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("etc/statelesskit", "home", "root", "srv", "var/lib", "tmp", "usr"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+    (tmp_path / "root/root").chmod(0o700)
+    return tmp_path / "root"
+
+
+def test_the_usual_folders_are_laid_over_with_their_own_modes(root: Path, tmp_path: Path) -> None:
+    (root / "srv").rmdir()
+    folders = ("etc", "home", "root", "var")
+    assert overlay(tmp_path) == [
+        "mounted state/writable",
+        "mounted root/etc", "mounted root/home", "mounted root/root",
+        "said /srv stays as it is: /srv is no folder of the snapshot",
+        "mounted root/var", "mounted root/tmp",
+    ]  # fmt: skip
+    layers = tmp_path / "state/writable"
+    assert {layer.name for layer in layers.iterdir()} == set(folders)
+    for name in folders:
+        assert (layers / name / "upper").stat().st_mode == (root / name).stat().st_mode
+
+
+def test_a_snapshot_says_itself_what_is_writable_but_nothing_outside_of_it(root: Path, tmp_path: Path) -> None:
+    (root / "outside").symlink_to("/")
+    (root / "home/link").symlink_to("../var")
+    (root / "etc/statelesskit/writable").write_text(
+        "/var/lib # state\n\n# none\n/outside\n/outside/etc\n/home/link\n/../etc\n/\nvar\n/*\n/var,upperdir=/x\n/no\n"
+    )
+    ignored = "said etc/statelesskit/writable: ignored what is no plain absolute path"
+    stays = "said {} stays as it is: {} is no folder of the snapshot"
+    assert overlay(tmp_path) == [
+        "mounted state/writable",
+        "mounted root/var/lib",
+        stays.format("/outside", "/outside"),
+        stays.format("/outside/etc", "/outside"),
+        stays.format("/home/link", "/home/link"),
+        *[ignored] * 5,
+        stays.format("/no", "/no"),
+        "mounted root/tmp",
+    ]
+    assert (tmp_path / "state/writable/var+lib/upper").is_dir()
+
+
+def test_a_list_reached_by_a_symlink_is_not_the_snapshots(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("/usr\n")
+    (root / "etc/statelesskit/writable").symlink_to(tmp_path / "elsewhere")
+    assert "mounted root/usr" not in overlay(tmp_path)
