@@ -26,7 +26,7 @@ CAPABILITIES = {
     "boots": os.geteuid() == 0
     and all(
         shutil.which(name, path=SYSTEM_PATH)
-        for name in ("qemu-system-x86_64", "nbdkit", "ganesha.nfsd", "veritysetup", "mksquashfs", "mmdebstrap")
+        for name in ("qemu-system-x86_64", "nbdkit", "ganesha.nfsd", "veritysetup", "mksquashfs", "xorriso")
     ),
     "browser": shutil.which("chromium", path=SYSTEM_PATH) is not None,
 }

@@ -80,14 +80,18 @@ class Console:
         return found
 
 
-def boot(place: Path, kernel: Path, initrd: Path, arguments: list[str], *, memory_mb: int = 1536) -> Console:
-    """Boot once, until the machine is off or wants to boot again; one that does neither is switched off."""
+def boot(place: Path, kernel: Path, initrd: Path, arguments: list[str], *devices: str) -> Console:
+    """Boot once, until the machine is off or wants to boot again; one that does neither is switched off.
+
+    Args:
+        devices: QEMU's own words for more of them.
+    """
     said = place / "console"
     argv = [
-        "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", str(memory_mb),
+        "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", "1536",
         "-display", "none", "-nodefaults", "-no-reboot", "-serial", f"file:{said}",
         "-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile=", "-device", "virtio-rng-pci",
-        "-kernel", str(kernel), "-initrd", str(initrd), "-append", " ".join([*CONSOLE, *arguments]),
+        "-kernel", str(kernel), "-initrd", str(initrd), "-append", " ".join([*CONSOLE, *arguments]), *devices,
     ]  # fmt: skip
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as machine:
         try:
@@ -133,6 +137,16 @@ def serving(argv: list[str], port: int) -> Iterator[None]:
             yield
         finally:
             process.kill()
+
+
+def make_medium(image: Path, place: Path) -> Path:
+    """Return a disc that holds the image where a live client looks for it; it starts by no firmware."""
+    content = place / "medium/statelesskit"
+    content.mkdir(parents=True)
+    (content / "root.squashfs").hardlink_to(image)
+    disc = place / "disc.iso"
+    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-R", "-V", "SKLIVE", "-o", disc, content.parent], check=True)
+    return disc
 
 
 @contextmanager
