@@ -58,6 +58,7 @@ def say_what_is_seen(tree: Path) -> None:
     (units / "multi-user.target.wants").mkdir(parents=True, exist_ok=True)
     (units / "saying.service").write_text(UNIT)
     (units / "multi-user.target.wants/saying.service").symlink_to("../saying.service")
+    (units / "serial-getty@ttyS0.service").symlink_to("/dev/null")  # it would hang up on whoever talks there
     capable = tree / "usr/local/bin/capable"
     capable.write_bytes((tree / "usr/bin/true").read_bytes())
     capable.chmod(0o755)
@@ -145,7 +146,9 @@ def make_medium(image: Path, place: Path) -> Path:
     content.mkdir(parents=True)
     (content / "root.squashfs").hardlink_to(image)
     disc = place / "disc.iso"
-    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-R", "-V", "SKLIVE", "-o", disc, content.parent], check=True)
+    subprocess.run(
+        ["xorriso", "-as", "mkisofs", "-quiet", "-R", "-V", "SKLIVE", "-o", disc, content.parent], check=True
+    )
     return disc
 
 
@@ -157,9 +160,8 @@ def nbd_server(image: Path, port: int) -> Iterator[str]:
 
 
 GANESHA = """
-NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = {port}; Bind_addr = 127.0.0.1; Enable_UDP = false; }}
+NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = {port}; Bind_addr = 127.0.0.1; Enable_RQUOTA = false; }}
 NFSV4 {{ Graceless = true; RecoveryBackend = fs; }}
-NFS_KRB5 {{ Active_krb5 = false; }}
 EXPORT {{ Export_Id = 1; Path = "{tree}"; Pseudo = "/root"; Access_Type = RO; Squash = No_Root_Squash;
   SecType = sys; Protocols = 4; Transports = TCP; FSAL {{ Name = VFS; }} }}
 LOG {{ Default_Log_Level = WARN; }}
