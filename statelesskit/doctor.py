@@ -19,10 +19,12 @@ TOOLS = {  # program: what needs it
     "slapd": "the directory",
     "ldapsearch": "looking into the directory by hand",
     "mmdebstrap": "prototypes from Debian packages",
+    "mkfs.erofs": "erofs exports",
     "mksquashfs": "squashfs exports",
     "unsquashfs": "checking squashfs exports",
     "tar": "prototypes from archives",
     "unshare": "working in a prototype",
+    "veritysetup": "images that are checked block by block",
 }
 FREE_LEAST, FREE_GOOD = 0.5e9, 5e9  # bytes
 FULL = 0.8  # of what the directory's database may take

@@ -19,7 +19,10 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Which Debian package brings a program, for the hint when it is missing.
 PACKAGE_OF = {
+    "grub-mkrescue": "grub-common",
     "ldapsearch": "ldap-utils",
+    "mformat": "mtools",
+    "mkfs.erofs": "erofs-utils",
     "mksquashfs": "squashfs-tools",
     "mmdebstrap": "mmdebstrap",
     "skopeo": "skopeo",
@@ -30,6 +33,8 @@ PACKAGE_OF = {
     "tar": "tar",
     "unshare": "util-linux",
     "unsquashfs": "squashfs-tools",
+    "veritysetup": "cryptsetup-bin",
+    "xorriso": "xorriso",
 }
 
 

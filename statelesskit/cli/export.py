@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -76,17 +76,35 @@ def tree(ctx: click.Context, snapshot: str, dest: Path, reread: bool, share_with
     (output.json_line if as_json else output.facts)(result)
 
 
-@export.command()
-@click.argument("snapshot")
-@click.argument("dest", type=click.Path(path_type=Path))
-@click.option("--waive", is_flag=True, help="Go on although access control lists are lost.")
-@JSON
-@click.pass_context
-def squashfs(ctx: click.Context, snapshot: str, dest: Path, waive: bool, as_json: bool) -> None:
-    """Write SNAPSHOT as a squashfs image at DEST; what the format can't hold is said."""
-    from statelesskit.export.squashfs import export_squashfs
+def _image(kind: str, text: str) -> Callable[..., None]:
+    """Make the command that writes one kind of image."""
 
-    _write(ctx, snapshot, dest, "image", lambda _: partial(export_squashfs, waive=waive), as_json=as_json)
+    @export.command(kind, help=text)
+    @click.argument("snapshot")
+    @click.argument("dest", type=click.Path(path_type=Path))
+    @click.option("--verity", is_flag=True, help="Append a dm-verity hash tree, and show its root hash and offset.")
+    @click.option("--waive", is_flag=True, help="Go on although access control lists are lost.")
+    @JSON
+    @click.pass_context
+    def command(ctx: click.Context, snapshot: str, dest: Path, verity: bool, waive: bool, as_json: bool) -> None:
+        from statelesskit.export.images import make_image
+        from statelesskit.snapshot import load_manifest
+        from statelesskit.store import Store
+
+        target = dest.absolute()
+        with _given(ctx, snapshot) as (site, found, progress):
+            manifest = load_manifest(site, found)
+            image = make_image(manifest, Store(site.store), target, kind, verity=verity, waive=waive, progress=progress)
+        facts = {"image": str(target), "bytes": image.bytes, "sha256": image.sha256}
+        if verity:
+            facts |= {"verity_root_hash": image.verity_root_hash, "verity_offset": image.verity_offset}
+        _tell({"snapshot": snapshot, "digest": found.digest, **facts}, image.lost, as_json=as_json)
+
+    return command
+
+
+_image("erofs", "Write SNAPSHOT as an erofs image at DEST; what the format can't hold is said.")
+_image("squashfs", "Write SNAPSHOT as a squashfs image at DEST; what the format can't hold is said.")
 
 
 @export.command()
@@ -131,7 +149,6 @@ def _write(
     as_json: bool,
 ) -> None:
     """Write an export that says what is lost by it, and tell where it is."""
-    from statelesskit.cli import output
     from statelesskit.snapshot import load_manifest
     from statelesskit.store import Store
 
@@ -141,6 +158,13 @@ def _write(
     facts: dict[str, Any] = {"snapshot": snapshot, "digest": found.digest, what: str(target)}
     if target.is_file():
         facts["bytes"] = target.stat().st_size
+    _tell(facts, lost, as_json=as_json)
+
+
+def _tell(facts: dict[str, Any], lost: Sequence[Finding], *, as_json: bool) -> None:
+    """Tell what was written, and what was lost by it."""
+    from statelesskit.cli import output
+
     findings = [finding.as_json() for finding in lost]
     if as_json:
         output.json_line({**facts, "findings": findings})

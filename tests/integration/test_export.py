@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import time
@@ -23,23 +22,32 @@ from statelesskit.errors import (
     FormatError,
     NoSpaceError,
     NotFoundError,
-    PermissionNeededError,
-    RefusedError,
     StatelessError,
 )
-from statelesskit.export import squashfs, tree
+from statelesskit.export import tree
 from statelesskit.export.compare import compare
-from statelesskit.export.squashfs import export_squashfs, losses
+from statelesskit.export.images import make_image
 from statelesskit.export.tree import export_tree
 from statelesskit.manifest import HEADER, Entry, Manifest
 from statelesskit.store import Store, Writer
 from statelesskit.take import take_tree
 from statelesskit.write_tree import write_tree
-from tests.torture import ACL, DEFAULT_ACL, SECOND, acl, add_prototype, scratch, statelesskit
+from tests.torture import DEFAULT_ACL, add_prototype, scratch, statelesskit
 from tests.witness import look
 
 pytestmark = pytest.mark.root
 TOP = Entry(b"", "dir", mode=0o755)
+
+
+def export_squashfs(manifest: Manifest, store: Store, target: Path) -> None:
+    make_image(manifest, store, target, "squashfs")
+
+
+def export_erofs(manifest: Manifest, store: Store, target: Path) -> None:
+    make_image(manifest, store, target, "erofs", verity=True)
+
+
+EXPORTS = [export_tree, export_squashfs, export_erofs]
 
 
 @pytest.fixture
@@ -118,7 +126,7 @@ def test_what_the_folder_above_hands_down_is_not_in_the_tree(tmp_path: Path, sto
         (lambda path: os.mkfifo(path), ExistsError),
     ],
 )
-@pytest.mark.parametrize("export", [export_tree, export_squashfs])
+@pytest.mark.parametrize("export", EXPORTS)
 def test_a_target_that_is_taken_is_refused(
     tmp_path: Path,
     store: Store,
@@ -134,7 +142,7 @@ def test_a_target_that_is_taken_is_refused(
     assert look(tmp_path / "in") == before
 
 
-@pytest.mark.parametrize("export", [export_tree, export_squashfs])
+@pytest.mark.parametrize("export", EXPORTS)
 def test_a_target_without_a_folder_above_is_refused(
     tmp_path: Path, store: Store, export: Callable[..., object]
 ) -> None:
@@ -152,10 +160,10 @@ def test_a_mount_point_is_refused_before_anything_is_written(place: Path, store:
 def test_an_image_does_not_replace_an_empty_folder(tmp_path: Path, store: Store) -> None:
     (tmp_path / "target").mkdir()
     with pytest.raises(ExistsError, match="is a folder"):
-        export_squashfs(Manifest.of([TOP]), store, tmp_path / "target")
+        export_erofs(Manifest.of([TOP]), store, tmp_path / "target")
 
 
-@pytest.mark.parametrize("export", [export_tree, export_squashfs])
+@pytest.mark.parametrize("export", EXPORTS)
 def test_what_would_not_fit_is_refused_before(tmp_path: Path, store: Store, export: Callable[..., object]) -> None:
     huge = Manifest.of([TOP, Entry(b"f", "file", sha256="ab" * 32, size=2**60)])
     with pytest.raises(NoSpaceError, match="MB are free") as raised:
@@ -178,7 +186,7 @@ def test_a_disk_that_fills_up_leaves_nothing(place: Path, store: Store, monkeypa
     assert list((place / "small").iterdir()) == []
 
 
-@pytest.mark.parametrize("export", [export_tree, export_squashfs])
+@pytest.mark.parametrize("export", EXPORTS)
 def test_wrong_content_is_never_left_at_the_target(tmp_path: Path, store: Store, export: Callable[..., object]) -> None:
     good, other = file(store, b"a", b"good"), put(store, b"other")
     wrong = [
@@ -290,7 +298,7 @@ def test_a_hostile_manifest_writes_nothing_outside(
     text = HEADER + b"".join(entry.encode() for entry in entries)
     with pytest.raises(FormatError):
         Manifest.parse(text)
-    for export in (export_tree, export_squashfs):
+    for export in EXPORTS:
         with pytest.raises(StatelessError):
             export(Manifest.parse_header(text), store, place / "out")
     # Even if the manifest had got past its checks, nothing is followed on the way to where a file goes.
@@ -310,16 +318,19 @@ AS_NOBODY = """
 import os, sys
 from pathlib import Path
 from statelesskit.errors import PermissionNeededError
-from statelesskit.export.squashfs import export_squashfs
+from statelesskit.export.images import make_image
 from statelesskit.export.tree import export_tree
 from statelesskit.manifest import Entry, Manifest
 from statelesskit.store import Store
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 place = Path(sys.argv[1])
 manifest = Manifest.of([Entry(b"", "dir", mode=0o755), Entry(b"closed", "dir"), Entry(b"closed/x", "dir", uid=1)])
-for export in (export_tree, export_squashfs):
+for kind in ("tree", "squashfs", "erofs"):
     try:
-        export(manifest, Store(place / "store"), place / "out")
+        if kind == "tree":
+            export_tree(manifest, Store(place / "store"), place / "out")
+        else:
+            make_image(manifest, Store(place / "store"), place / "out", kind)
     except PermissionNeededError as error:
         print(error.hint)
 """
@@ -330,7 +341,7 @@ def test_without_root_it_says_so_and_leaves_nothing(place: Path) -> None:
 
     place.chmod(0o777)
     done = subprocess.run([sys.executable, "-c", AS_NOBODY, place], capture_output=True, text=True, check=True, cwd="/")
-    assert done.stdout.count("root only") == 2
+    assert done.stdout.count("root only") == 3
     assert list(place.iterdir()) == []
 
 
@@ -350,7 +361,7 @@ def test_the_command_line_exports_and_says_it_is_equal(site: Site, tmp_path: Pat
 # --- killed -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["tree", "squashfs"])
+@pytest.mark.parametrize("kind", ["tree", "squashfs", "erofs"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_what_is_stopped_in_the_middle_leaves_nothing_half_made(
     site: Site, tmp_path: Path, kind: str, number: signal.Signals
@@ -383,111 +394,3 @@ def test_what_is_stopped_in_the_middle_leaves_nothing_half_made(
         assert {path.name for path in out.parent.iterdir()} == {"out", living.name}
     if kind == "tree":
         assert look(out) == look(top)
-
-
-# --- squashfs ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def lossy(tmp_path: Path) -> Path:
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("plain", "set-id", "1960", "2200", "labels", "-rf", "new\nline", "x" * 255):
-        (source / name).write_text(name)
-    (source / "set-id").chmod(0o6755)
-    os.chown(source / "plain", 2**31 + 5, 7)
-    os.utime(source / "1960", ns=(0, -315_619_200 * SECOND))
-    os.utime(source / "2200", ns=(0, 7_258_118_400 * SECOND))
-    os.utime(source / "plain", ns=(0, SECOND + 5))
-    (source / "sparse").touch()
-    os.truncate(source / "sparse", 10**6)
-    os.setxattr(source / "labels", "security.capability", b"\x01\0\0\x02" + b"\0\x04\0\0" + bytes(12))
-    os.setxattr(source / "labels", "user.empty", b"")
-    os.setxattr(source / "labels", "trusted.bytes", bytes(range(256)))
-    os.mkfifo(source / "fifo")
-    os.mknod(source / "null", 0o020666, os.makedev(1, 3))
-    os.link(source / "plain", source / "hard link")
-    (source / "symlink").symlink_to("plain")
-    os.setxattr(source / "symlink", "trusted.of.link", b"1", follow_symlinks=False)
-    (source / "folder").mkdir()
-    for name in ("symlink", "fifo", "null"):
-        os.link(source / name, source / "folder" / name, follow_symlinks=False)
-    return source
-
-
-def test_an_image_holds_all_but_what_was_said(lossy: Path, tmp_path: Path, store: Store) -> None:
-    manifest = taken(lossy, store)
-    said = {(finding.path, finding.finding) for finding in losses(manifest)}
-    assert said == {
-        (b"1960", "its time is before 1970 or after 2106 and is lost"),
-        (b"2200", "its time is before 1970 or after 2106 and is lost"),
-        (b"sparse", "its holes are filled"),
-        (b"symlink", "it is no longer a hard link"),
-    }
-    image = tmp_path / "image"
-    assert {(finding.path, finding.finding) for finding in export_squashfs(manifest, store, image)} == said
-    assert sorted(path.name for path in tmp_path.glob(".image*")) == []
-
-    listed = subprocess.run(["unsquashfs", "-lln", "-d", "", image], capture_output=True, check=True).stdout
-    rows = re.findall(rb"^([-a-zA-Z]{10}) (\d+)/(\d+) .*? (/[^\n]*?)(?: -> .*)?$", listed, re.MULTILINE)
-    assert (b"-rwsr-sr-x", b"0", b"0", b"/set-id") in rows
-    assert (b"-rw-r--r--", b"%d" % (2**31 + 5), b"7", b"/plain") in rows
-    assert (b"prw-r--r--", b"0", b"0", b"/fifo") in rows
-    subprocess.run(["unsquashfs", "-q", "-n", "-d", tmp_path / "unpacked", image], check=True, capture_output=True)
-    expect_equal(look(lossy), look(tmp_path / "unpacked"))
-
-
-def expect_equal(expected: dict, found: dict) -> None:
-    """Hold an image's tree against its source, after taking away just what was said to be lost."""
-    assert found.keys() == expected.keys()
-    for path, facts in expected.items():
-        seconds = min(max(facts["mtime"] // SECOND, 0), 2**32 - 1) * SECOND
-        lost = {"mtime": seconds} | ({"data": found[path]["data"]} if "data" in facts else {})
-        if "target" in facts:
-            lost["same_as"] = (path,)
-        assert found[path] == facts | lost, path
-
-
-def test_the_kernel_reads_the_image(lossy: Path, place: Path, store: Store) -> None:
-    image, here = place / "image", place / "mounted"
-    export_squashfs(taken(lossy, store), store, image)
-    here.mkdir()
-    done = subprocess.run(["mount", "-o", "loop,ro", image, here], capture_output=True, text=True, check=False)
-    if done.returncode:
-        subprocess.run(["unsquashfs", "-q", "-n", "-d", here, "-f", image], check=True, capture_output=True)
-    expect_equal(look(lossy), look(here))
-
-
-def test_access_lists_are_refused_unless_waived(tmp_path: Path, store: Store) -> None:
-    source = tmp_path / "source"
-    (source / "folder").mkdir(parents=True)
-    (source / "file").write_text("x")
-    os.setxattr(source / "file", "system.posix_acl_access", ACL)
-    os.setxattr(source / "folder", "system.posix_acl_default", DEFAULT_ACL)
-    manifest = taken(source, store)
-    image = tmp_path / "image"
-    with pytest.raises(RefusedError, match=r"file: its system.posix_acl_access is lost, and 1 more") as raised:
-        export_squashfs(manifest, store, image)
-    assert raised.value.exit_code == 3
-    assert nothing_at(image)
-    lost = export_squashfs(manifest, store, image, waive=True)
-    assert [finding.path for finding in lost] == [b"file", b"folder"]
-    assert image.stat().st_size > 0
-    assert acl() != ACL
-
-
-def test_an_image_that_came_out_wrong_is_not_left(
-    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = squashfs.run
-
-    def run(argv: list[str | Path], **options: object) -> object:
-        if argv[0] == "mksquashfs":
-            (Path(argv[1]) / "file").write_text("something else")
-        return real(argv, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(squashfs, "run", run)
-    with pytest.raises(DamagedError, match="file"):
-        export_squashfs(Manifest.of([TOP, file(store, b"file", b"content")]), store, tmp_path / "image")
-    assert nothing_at(tmp_path / "image")
-    assert PermissionNeededError.exit_code == 7
