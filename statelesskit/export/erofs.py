@@ -67,7 +67,7 @@ def _time(entry: Entry) -> int:
 
 def make(tree: Path, image: Path, uuid: UUID) -> None:
     """Write the image of a tree; equal trees give equal bytes."""
-    options = ["-zlz4hc,9", "-C65536", "-U", str(uuid), "--quiet"]
+    options = ["-zlz4hc,9", "-C16384", "-U", str(uuid), "--quiet"]
     run(["mkfs.erofs", *options, image, tree], env={"SOURCE_DATE_EPOCH": str(EPOCH)})
 
 
