@@ -21,7 +21,8 @@ def fleet_rows(
     """Return one row for each client, in the order of their names.
 
     Args:
-        reports: by client; with them each row says how a client with a reference differs from it.
+        reports: by client; with them each row says what the client says it runs, when it said so, at which
+            level, how its boot went, how full its overlay is, and how a client with a reference differs from it.
     """
     return [
         {
@@ -31,7 +32,7 @@ def fleet_rows(
             "channel": client.channel,
             "snapshot": assignment.snapshot,
             "because": assignment.because[0] if assignment.because else "",
-            **({} if reports is None else {"drift": drift(client, reports.get(client.name))}),
+            **({} if reports is None else _reported(client, assignment, reports.get(client.name))),
         }
         for client, assignment in sorted(assigned, key=lambda pair: pair[0].name)
     ]
@@ -62,11 +63,30 @@ def group_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
     ]
 
 
-def reports_of_references(directory: Directory, clients: Iterable[Client]) -> dict[str, Report]:
-    """Return what clients said of themselves, by name, if one of these has a reference to hold that against."""
-    if not any(client.reference for client in clients):
-        return {}
+def reports_by_client(directory: Directory) -> dict[str, Report]:
+    """Return what clients last said of themselves, by name."""
     return {report.client: report for report in directory.reports()}
+
+
+def _reported(client: Client, assignment: Assignment, report: Report | None) -> dict[str, Any]:
+    running = report.running if report else None
+    if report and running and running == assignment.snapshot and report.digest not in ("", assignment.digest):
+        running = f"{running} (not as it was taken: {report.digest})"
+    return {
+        "runs": running,
+        "seen_at": report.seen_at.isoformat(timespec="seconds") if report and report.seen_at else None,
+        "level": report.level or None if report else None,
+        "result": report.result or None if report else None,
+        "overlay_percent": _percent(report),
+        "drift": drift(client, report),
+    }
+
+
+def _percent(report: Report | None) -> int | None:
+    """Return how full the overlay over a client's root is, if it has one and said so."""
+    if report is None or report.overlay_bytes is None or not report.overlay_limit_bytes:
+        return None
+    return min(100, 100 * report.overlay_bytes // report.overlay_limit_bytes)
 
 
 def drift(client: Client, report: Report | None) -> str:

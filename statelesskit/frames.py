@@ -18,7 +18,7 @@ from statelesskit.directory.consistency import Finding
 from statelesskit.directory.model import Push
 from statelesskit.directory.pushes import pushes
 from statelesskit.directory_check import check_directory
-from statelesskit.fleet import fleet_rows
+from statelesskit.fleet import fleet_rows, reports_by_client
 from statelesskit.inventory import inventory
 from statelesskit.manifest import Entry
 from statelesskit.names import printable
@@ -105,9 +105,9 @@ def _defaults(entry: Entry) -> dict[str, Any]:
 
 
 def fleet(site: Site) -> pd.DataFrame:
-    """All clients, with what each is told to run."""
+    """All clients, with what each is told to run, and what it says it runs."""
     with open_directory(site) as directory:
-        return pd.DataFrame(fleet_rows(assignments(directory)))
+        return pd.DataFrame(fleet_rows(assignments(directory), reports_by_client(directory)))
 
 
 def push_history(site: Site) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from statelesskit.directory.authorship import ACKNOWLEDGE, KEY_BYTES, mark_of
 from statelesskit.directory.changelog import ADD, DELETE, MODIFY, RENAME, WHO, Change, changes, reaches_back_to, time_of
 from statelesskit.directory.consistency import Finding
 from statelesskit.directory.differences import named_at
+from statelesskit.directory.reported import DOOR
 from statelesskit.errors import AuditError, NotFoundError
 from statelesskit.names import printable
 from statelesskit.progress import SILENT, Progress
@@ -75,15 +76,25 @@ def unrecorded_ever(site: Site, directory: Directory, progress: Progress = SILEN
     progress.advance(len(made))
     records: dict[str, _Made | None] = {}
     for change in made:
+        if _reported(directory, change.dn, change.by):
+            continue
         if fault := _fault(site, change, records):
             done = DONE.get(change.kind, "changed")
             yield change.csn, _finding(directory, change.dn, done, change.csn, change.by, fault)
     logged = {change.csn for change in made}
     for entry in entries:
         csn = entry.text("entryCSN")
-        if csn and csn not in logged and time_of(csn) >= reach:
-            by = entry.text("modifiersName")
+        by = entry.text("modifiersName")
+        if csn and csn not in logged and time_of(csn) >= reach and not _reported(directory, entry.dn, by):
             yield csn, _finding(directory, entry.dn, "changed", csn, by, "the change log does not tell it")
+
+
+def _reported(directory: Directory, dn: str, by: str) -> bool:
+    """Say whether the report door wrote what a client said: of that there is no record but the entry itself.
+
+    The server lets the door's account write nothing else; who gave it its role is in a record.
+    """
+    return directory.layout.status_at(dn) is not None and directory.layout.account_at(by) == DOOR
 
 
 def _finding(directory: Directory, dn: str, done: str, csn: str, by: str, fault: str) -> Finding:

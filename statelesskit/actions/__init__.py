@@ -12,6 +12,7 @@ from statelesskit.actions.copy_snapshot import CopySnapshot
 from statelesskit.actions.create_channel import CreateChannel
 from statelesskit.actions.create_prototype import CreatePrototype
 from statelesskit.actions.delete_snapshot import DeleteSnapshot
+from statelesskit.actions.enrol_client import EnrolClient
 from statelesskit.actions.import_clients import ImportClients, UndoImport
 from statelesskit.actions.import_snapshot import ImportSnapshot
 from statelesskit.actions.make_replica import MakeReplica
@@ -45,6 +46,7 @@ ACTIONS: dict[str, type[Action]] = {
         CreatePrototype,
         DeleteGroup,
         DeleteSnapshot,
+        EnrolClient,
         GrantRole,
         MigrateSite,
         MakeReplica,

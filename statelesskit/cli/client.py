@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from statelesskit.actions.add_client import AddClient
+from statelesskit.actions.enrol_client import EnrolClient
 from statelesskit.actions.manage_clients import ChangeClient, PinClient, RemoveClient, UnpinClient
 from statelesskit.cli import client_table
 from statelesskit.cli.acting import JSON, action_command, site_of
@@ -30,6 +31,24 @@ client.add_command(action_command(PinClient, text="Hold NAME at SNAPSHOT, whatev
 client.add_command(action_command(UnpinClient, text="Let NAME go by its channel and its groups again."))
 client.add_command(action_command(RemoveClient, text="Take NAME out of the directory, with its report and its groups."))
 
+
+def _show_token(result: Mapping[str, Any]) -> None:
+    from statelesskit.cli import output
+
+    output.note("The token is shown this once; on the client: statelesskit-report enrol, then type it.")
+    output.facts(result)
+
+
+client.add_command(
+    action_command(
+        EnrolClient,
+        show=_show_token,
+        text="""Let NAME enrol: make a token with which it registers its key at the report door.
+
+        The token works once and for 24 hours. From then on only reports that the key signed are taken for NAME's.""",
+    )
+)
+
 client.add_command(client_table.import_)
 client.add_command(client_table.undo)
 client.add_command(client_table.export)
@@ -40,14 +59,13 @@ client.add_command(client_table.discover)
 @JSON
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
-    """List the clients with what each is told to run."""
+    """List the clients with what each is told to run, and what it says it runs."""
     from statelesskit.cli import output
     from statelesskit.directory import assignments, open_directory
-    from statelesskit.fleet import fleet_rows, reports_of_references
+    from statelesskit.fleet import fleet_rows, reports_by_client
 
     with open_directory(site_of(ctx), or_replica=True) as directory, output.progress():
-        assigned = assignments(directory)
-        rows = fleet_rows(assigned, reports_of_references(directory, (client for client, _ in assigned)))
+        rows = fleet_rows(assignments(directory), reports_by_client(directory))
     if as_json:
         for row in rows:
             output.json_line(row)

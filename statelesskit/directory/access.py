@@ -16,7 +16,10 @@ ROLES = ("operator", "pusher", "auditor", "reporter")
 # What a push moves, and what its entry in the history says.
 MOVED = "skSnapshotDN,skPreviousSnapshotDN,skSerial,skMovedBy,skMovedAt,skRecord"
 PUSH = "entry,objectClass,cn,skCreated,skChannelDN,skSnapshotDN,skPreviousSnapshotDN,skSerial,skMovedBy,skRecord"
-REPORTED = "skRunningSnapshotDN,skCachedSnapshotDN,skLastSeen,skLastResult,skSerial"
+REPORTED = (
+    "skRunningSnapshotDN,skCachedSnapshotDN,skLastSeen,skLastResult,skSerial,skManifestDigest,skOverlayBytes,"
+    "skOverlayLimit,skLevel,skKey,skEnrolment"
+)
 ADD_ONLY = "=arscxd"  # read, and add what is not there; change and remove nothing
 LOCAL_USER = "uidNumber=$1,cn=peercred,cn=external,cn=auth"  # who the peer of a unix socket is
 

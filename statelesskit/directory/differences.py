@@ -25,6 +25,8 @@ WORDS = {
     "skManifestDigest": "digest", "skCreated": "created", "skParentSnapshotDN": "parent", "skSize": "size",
     "skFileCount": "files", "member": "members", "skRunningSnapshotDN": "running", "skCachedSnapshotDN": "cached",
     "skLastSeen": "seen", "skSchemaVersion": "schema version", "skReferenceSnapshotDN": "reference",
+    "skOverlayBytes": "overlay", "skOverlayLimit": "overlay limit", "skLevel": "level", "skKey": "key",
+    "skEnrolment": "enrolment", "skLastResult": "result",
 }  # fmt: skip
 KINDS = {  # by object class
     "skclient": "client",

@@ -60,6 +60,9 @@ class Layout:
     def client(self, name: str) -> str:
         return f"cn={escape_rdn(check_name(name, 'client'))},{self.folder('clients')}"
 
+    def status(self, client: str) -> str:
+        return f"cn=status,{self.client(client)}"
+
     def account(self, name: str) -> str:
         return f"cn={escape_rdn(check_name(name, 'account'))},{self.folder('accounts')}"
 
@@ -98,6 +101,11 @@ class Layout:
     def client_at(self, dn: str) -> str | None:
         names = self._names(dn, "clients", 1)
         return names[0] if names else None
+
+    def status_at(self, dn: str) -> str | None:
+        """Return the client whose report that entry is."""
+        names = self._names(dn, "clients", 2)
+        return names[1] if names and names[0] == "status" else None
 
     def group_at(self, dn: str) -> str | None:
         names = self._names(dn, "groups", 1)

@@ -238,7 +238,16 @@ def report_from(entry: Entry, layout: Layout) -> Report:
         running=_snapshot_named(entry, "skRunningSnapshotDN", layout),
         cached=tuple(layout.snapshot_at(dn) or dn for dn in entry.texts("skCachedSnapshotDN")),
         seen_at=entry.time("skLastSeen"),
+        digest=entry.text("skManifestDigest").lower(),
+        result=entry.text("skLastResult"),
+        level=entry.text("skLevel").lower(),
+        overlay_bytes=_optional_number(entry, "skOverlayBytes"),
+        overlay_limit_bytes=_optional_number(entry, "skOverlayLimit"),
     )
+
+
+def _optional_number(entry: Entry, attribute: str) -> int | None:
+    return entry.number(attribute) if entry.text(attribute) else None
 
 
 def _snapshot_named(entry: Entry, attribute: str, layout: Layout) -> str | None:

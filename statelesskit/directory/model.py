@@ -11,6 +11,7 @@ from datetime import datetime
 
 MODES = ("diskless", "caching", "live", "thick")
 STATES = ("staged", "tested", "released", "deprecated", "revoked")
+LEVELS = ("network", "token", "tpm")  # how a report is known to be its client's: not at all, by a key, by hardware
 LAST_PRIORITY = 1000  # of a group that states none
 
 
@@ -132,9 +133,18 @@ class Report:
         running: the snapshot it says it runs.
         cached: those it says it holds.
         seen_at: when it last said so.
+        digest: the digest it says that snapshot has.
+        result: how its boot went, in one word.
+        level: one of :data:`LEVELS`, or "" of a client that is to enrol and has not reported yet.
+        overlay_bytes, overlay_limit_bytes: what it has written over its root, and can write.
     """
 
     client: str
     running: str | None
     cached: tuple[str, ...]
     seen_at: datetime | None
+    digest: str = ""
+    result: str = ""
+    level: str = ""
+    overlay_bytes: int | None = None
+    overlay_limit_bytes: int | None = None

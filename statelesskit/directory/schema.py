@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from statelesskit.directory.model import MODES, STATES
+from statelesskit.directory.model import LEVELS, MODES, STATES
 
 VERSION = 2  # kept in the top entry; raised when an older tool could misread or harm what is stored
 ARC = "2.25.289059458453508193287196442447855396167"
@@ -109,6 +109,11 @@ ATTRIBUTES = (
     Attribute(32, "skMovedAt", Kind.TIME, "when a channel was moved last"),
     Attribute(33, "skSchemaVersion", Kind.INTEGER, "version of this schema the entries below follow"),
     Attribute(34, "skReferenceSnapshotDN", Kind.DN, "snapshot a thick client is compared with, never told to run"),
+    Attribute(35, "skOverlayBytes", Kind.INTEGER, "bytes a client has written over its root"),
+    Attribute(36, "skOverlayLimit", Kind.INTEGER, "bytes a client can write over its root"),
+    Attribute(37, "skLevel", Kind.WORD, " ".join(LEVELS)),
+    Attribute(38, "skKey", Kind.ASCII, "public key a client signs its reports with, as OpenSSH writes it"),
+    Attribute(39, "skEnrolment", Kind.ASCII, "hash of the token that lets a client enrol once, space, until when"),
 )
 
 CLASSES = (
@@ -136,7 +141,8 @@ CLASSES = (
     ),
     ObjectClass(
         6, "skClientStatus", "STRUCTURAL", "what a client reports; a child of its entry", "cn",
-        "skRunningSnapshotDN skCachedSnapshotDN skLastSeen skLastResult skSerial",
+        "skRunningSnapshotDN skCachedSnapshotDN skLastSeen skLastResult skSerial skManifestDigest skOverlayBytes"
+        " skOverlayLimit skLevel skKey skEnrolment",
     ),
     ObjectClass(
         7, "skPush", "STRUCTURAL", "a channel moved to another snapshot", "cn skCreated",
