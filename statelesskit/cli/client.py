@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -53,6 +54,16 @@ client.add_command(client_table.import_)
 client.add_command(client_table.undo)
 client.add_command(client_table.export)
 client.add_command(client_table.discover)
+
+
+@client.command()
+@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
+def package(target: Path) -> None:
+    """Write the Debian package for prototypes to TARGET: what makes their clients report what they run."""
+    from statelesskit import fs
+    from statelesskit.client_package import debian_package
+
+    fs.write_file(target, debian_package())
 
 
 @client.command("list")

@@ -112,26 +112,30 @@ Ask = Callable[[str, bytes], Awaitable[Told]]
 
 
 @asynccontextmanager
-async def opened(writer: Writer) -> AsyncIterator[Ask]:
-    """Serve the door on loopback; yields how it is asked."""
+async def listening(writer: Writer, port: int = 0) -> AsyncIterator[str]:
+    """Serve the door on loopback; yields the URL of its folder."""
     app = web.Application()
     app.add_routes(Door(writer).routes())
     runner = web.AppRunner(app)
     await runner.setup()
-    place = web.TCPSite(runner, "127.0.0.1", 0)
-    await place.start()
-    port = runner.addresses[0][1]
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
-        async with ClientSession() as session:
-
-            async def ask(path: str, data: bytes) -> Told:
-                async with session.post(f"http://127.0.0.1:{port}/{path}", data=data) as answer:
-                    text = await answer.text()
-                    return answer.status, json.loads(text) if text.startswith("{") else {"text": text}
-
-            yield ask
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def opened(writer: Writer) -> AsyncIterator[Ask]:
+    """Yield how the door is asked."""
+    async with listening(writer) as url, ClientSession() as session:
+
+        async def ask(path: str, data: bytes) -> Told:
+            async with session.post(url + path, data=data) as answer:
+                text = await answer.text()
+                return answer.status, json.loads(text) if text.startswith("{") else {"text": text}
+
+        yield ask
 
 
 def told(site: Site, *requests: tuple[str, bytes]) -> list[Told]:

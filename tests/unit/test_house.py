@@ -17,10 +17,11 @@ RUNBOOKS = sorted((ROOT / "runbooks").glob("*.ipynb"))
 LINES_MAX = 600
 # Where nothing is written that a crash could take from a site, so not through fs.py: locks (courtesy text),
 # folders of a site before it is one, what is built in a folder that appears when it is whole and flushed, what
-# runs inside a prototype, temporary and derived files, and what the directory's own server keeps.
+# runs inside a prototype or on a client by itself, temporary and derived files, and what the directory's own
+# server keeps.
 NOT_DURABLE = (
-    "audit_folder.py", "lock.py", "site.py", "text_diff.py", "cli/", "directory/", "engine/", "export/", "packages/",
-    "prototype/", "runbook/", "write_tree.py",
+    "audit_folder.py", "client/", "lock.py", "site.py", "text_diff.py", "cli/", "directory/", "engine/", "export/",
+    "packages/", "prototype/", "runbook/", "write_tree.py",
 )  # fmt: skip
 CHANGES_A_DISK = {
     "fsync", "ftruncate", "hardlink_to", "link", "makedirs", "mkdir", "mknod", "pwrite", "rename",
