@@ -68,23 +68,28 @@ def reports_by_client(directory: Directory) -> dict[str, Report]:
     return {report.client: report for report in directory.reports()}
 
 
+def said(report: Report | None) -> dict[str, Any]:
+    """Return what a client last said of itself, but for the snapshot, as rows show it."""
+    if report is None:
+        return {"seen_at": None, "level": None, "result": None, "overlay_percent": None}
+    return {
+        "seen_at": report.seen_at.isoformat(timespec="seconds") if report.seen_at else None,
+        "level": report.level or None,
+        "result": report.result or None,
+        "overlay_percent": _percent(report),
+    }
+
+
 def _reported(client: Client, assignment: Assignment, report: Report | None) -> dict[str, Any]:
     running = report.running if report else None
     if report and running and running == assignment.snapshot and report.digest not in ("", assignment.digest):
         running = f"{running} (not as it was taken: {report.digest})"
-    return {
-        "runs": running,
-        "seen_at": report.seen_at.isoformat(timespec="seconds") if report and report.seen_at else None,
-        "level": report.level or None if report else None,
-        "result": report.result or None if report else None,
-        "overlay_percent": _percent(report),
-        "drift": drift(client, report),
-    }
+    return {"running": running, **said(report), "drift": drift(client, report)}
 
 
-def _percent(report: Report | None) -> int | None:
+def _percent(report: Report) -> int | None:
     """Return how full the overlay over a client's root is, if it has one and said so."""
-    if report is None or report.overlay_bytes is None or not report.overlay_limit_bytes:
+    if report.overlay_bytes is None or not report.overlay_limit_bytes:
         return None
     return min(100, 100 * report.overlay_bytes // report.overlay_limit_bytes)
 

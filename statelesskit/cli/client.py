@@ -93,7 +93,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
     from statelesskit.cli import output
     from statelesskit.directory import open_directory
     from statelesskit.directory.groups import groups_of
-    from statelesskit.fleet import drift
+    from statelesskit.fleet import drift, said
 
     with open_directory(site_of(ctx), or_replica=True) as directory:
         one, report = directory.client(name), directory.report_of(name)
@@ -110,7 +110,7 @@ def show(ctx: click.Context, name: str, as_json: bool) -> None:
         "note": one.note,
         "running": report.running if report else None,
         "cached": list(report.cached) if report else [],
-        "seen_at": report.seen_at.isoformat(timespec="seconds") if report and report.seen_at else None,
+        **said(report),
     }
     if as_json:
         output.json_line(found)

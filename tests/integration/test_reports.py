@@ -188,9 +188,9 @@ def test_a_report_stands_in_the_directory_and_in_the_fleet_table(site: Site) -> 
     assert (entry["skLastResult"], entry["skLevel"], entry["skSerial"]) == (["ok"], ["network"], [str(counter)])
     with open_directory(site) as directory:
         rows = {row["client"]: row for row in fleet_rows(assignments(directory), reports_by_client(directory))}
-    assert (rows["c1"]["runs"], rows["c1"]["level"], rows["c1"]["overlay_percent"]) == (SNAPSHOT, "network", 25)
+    assert (rows["c1"]["running"], rows["c1"]["level"], rows["c1"]["overlay_percent"]) == (SNAPSHOT, "network", 25)
     assert rows["c1"]["seen_at"] is not None
-    assert (rows["c2"]["runs"], rows["c2"]["level"], rows["c2"]["seen_at"]) == (None, None, None)
+    assert (rows["c2"]["running"], rows["c2"]["level"], rows["c2"]["seen_at"]) == (None, None, None)
 
 
 def test_a_later_report_replaces_the_earlier_one_whole(site: Site) -> None:
