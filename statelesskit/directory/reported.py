@@ -11,7 +11,7 @@ together, by one search.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from ldap3.utils.conv import escape_filter_chars
 
 from statelesskit.directory import ber
 from statelesskit.directory.layout import Layout
-from statelesskit.directory.mapping import Entry, time_values
+from statelesskit.directory.mapping import time_values
 from statelesskit.directory.model import Report
 from statelesskit.directory.operations import Changes
 from statelesskit.errors import NotFoundError
@@ -28,6 +28,7 @@ from statelesskit.errors import NotFoundError
 if TYPE_CHECKING:
     from statelesskit.directory.fleet import Directory
 
+_DECIDING = ("skSerial", "skKey", "skEnrolment")
 DOOR = "reports"  # the account the report door has, with the role of a reporter
 
 
@@ -50,29 +51,21 @@ class Standing:
 
 
 def standings(directory: Directory, names: Collection[str]) -> dict[str, Standing]:
-    """Return what is known of those of some clients that are there, by name, in one search."""
+    """Return what is known of those of some clients that are there, by name.
+
+    One search for those that reported before, and one more for others, if any.
+    """
     layout = directory.layout
-    called = "".join(f"(cn={escape_filter_chars(name)})" for name in names)
-    labels = "".join(f"(cn={escape_filter_chars(_label(name))})" for name in names)
-    rule = f"|(&(objectClass=skClient)(|{called}))(&(objectClass=skClientStatus)(|{labels}))"
-    entries = directory.ldap.search(
-        layout.folder("clients"), rule, attributes=("cn", "skSerial", "skKey", "skEnrolment")
-    )
-    found = {name: Standing(name) for entry in entries if (name := layout.client_at(entry.dn))}
-    for entry in entries:
-        if (name := layout.status_at(entry.dn)) in found:
-            found[name] = _standing(found[name], entry)
+    found: dict[str, Standing] = {}
+    rule = "|" + "".join(f"(cn={escape_filter_chars(_label(name))})" for name in names)
+    for entry in directory.ldap.search(layout.folder("clients"), rule, attributes=_DECIDING) if names else []:
+        if (name := layout.status_at(entry.dn)) and name in names:
+            found[name] = Standing(
+                name, entry.number("skSerial"), entry.text("skKey"), entry.text("skEnrolment"), entry=True
+            )
+    if new := [name for name in names if name not in found]:
+        found |= {client.name: Standing(client.name) for client in directory.clients_named(new)}
     return found
-
-
-def _standing(client: Standing, entry: Entry) -> Standing:
-    return replace(
-        client,
-        counter=entry.number("skSerial"),
-        key=entry.text("skKey"),
-        enrolment=entry.text("skEnrolment"),
-        entry=True,
-    )
 
 
 def report_request(layout: Layout, before: Standing, report: Report, counter: int) -> bytes:

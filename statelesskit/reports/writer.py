@@ -1,7 +1,8 @@
 """The one who writes reports into the directory, in batches; beside it nobody does.
 
-A batch is one search and at most two pipelined runs of changes (:data:`statelesskit.directory.operations.BATCH`),
-however many reports it holds: those that came in while the batch before was written. What is promised is on a
+A batch is at most three operations, however many reports it holds: a search, one more for clients that never
+reported, and its changes, sent together and answered together. It holds what came in while the one before was
+written. What is promised is on a
 disk: in the directory's, or in the spool while that is away.
 """
 
@@ -24,6 +25,7 @@ from statelesskit.config import Site
 from statelesskit.directory import Directory, open_directory
 from statelesskit.directory.conf import ldaps_uri
 from statelesskit.directory.layout import Layout
+from statelesskit.directory.operations import BATCH
 from statelesskit.directory.reported import DOOR, enrol, label_request, report_request, standings
 from statelesskit.directory.tls import ca_certificate
 from statelesskit.errors import ConfigError, DirectoryUnavailableError, StatelessError
@@ -33,7 +35,7 @@ from statelesskit.reports.judging import Judgement, Late, Received, judge, may_e
 from statelesskit.reports.message import Enrolment
 from statelesskit.reports.spool import Spool
 
-MOST = 200  # reports in a batch
+MOST = BATCH  # reports in a batch: so many changes are sent together
 WAITING = 4000  # that may wait for their batch; more are sent away until later
 IDLE_S = 2  # how often it is looked whether the directory is back
 PATIENCE_S = 2  # for a directory that is away; after that its reports go to the spool
@@ -183,7 +185,7 @@ class Writer:
             return sent_away
 
     def _write(self, batch: Sequence[Received]) -> list[Answer]:
-        """Judge a batch and write what is believed: one search, then all changes at once."""
+        """Judge a batch and write what is believed."""
         directory = self._opened()
         known = standings(directory, {one.message.client for one in batch})
         judged = judge(batch, known)

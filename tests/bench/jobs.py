@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import fleets
+from tests.bench import fleets, reporting
 from tests.bench.auditing import flips_missed, make_records
 from tests.bench.contenders import CLI, OURS, PEERS, Keeper, keepers, new_site, shell
 from tests.bench.measure import Contender, Row, race, stored_mb, warm
@@ -311,6 +311,7 @@ JOBS = {
     "directory-import": fleets.entered,
     "directory-read": fleets.read,
     "directory-push": fleets.pushed,
+    "reports": reporting.reported,
     "again": again,
     "first": first,
     "upgrade": upgrade,
