@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -59,6 +60,12 @@ monthly = 12
 # Always kept too: those whose name or note fits one of these patterns, for example "*-2026*" or "golden*".
 named = []
 lease_days = 90
+
+[publish]
+# What is published, as machines reach it: for example "http://stateless.example.org:8080". Needed for machines whose
+# iPXE is older than 2021; and where those that booted report to: "https://stateless.example.org:8443/report".
+url = ""
+report_url = ""
 """
 
 
@@ -139,6 +146,8 @@ class Site:
     retention: Retention = Retention()
     server: DirectoryServer = DirectoryServer()
     witness: tuple[str, ...] = ()
+    publish_url: str = ""
+    report_url: str = ""
 
     @property
     def prototypes(self) -> Path:
@@ -155,6 +164,10 @@ class Site:
     @property
     def exports(self) -> Path:
         return self.root / "exports"
+
+    @property
+    def publish(self) -> Path:
+        return self.root / "publish"
 
     @property
     def directory(self) -> Path:
@@ -183,6 +196,7 @@ FOLDERS = {
     "snapshots": 0o755,
     "store": 0o700,
     "exports": 0o700,
+    "publish": 0o755,
     "directory": 0o711,  # local users with a role reach its socket; all else in it is closed to them
     "keys": 0o700,
     "records": 0o755,
@@ -259,7 +273,25 @@ def _parse(root: Path, data: dict[str, object]) -> Site:
         retention=_retention(_get({"retention": {}} | data, "retention", dict)),
         server=_server(root, directory),
         witness=_witness(_get({"audit": {}} | data, "audit", dict)),
+        **_urls(_get({"publish": {}} | data, "publish", dict)),
     )
+
+
+def _urls(table: Mapping[str, object]) -> dict[str, str]:
+    if strange := table.keys() - {"url", "report_url"}:
+        raise KeyError(f"publish.{min(strange)} is unknown")
+    # They go into boot scripts and a kernel's command line, where nothing can be quoted; an initrd speaks no TLS.
+    return {
+        "publish_url": _plain_url(table, "url", "http"),
+        "report_url": _plain_url(table, "report_url", "https?"),
+    }
+
+
+def _plain_url(table: Mapping[str, object], key: str, scheme: str) -> str:
+    url = _get({key: ""} | dict(table), f"publish.{key}", str).rstrip("/")
+    if url and not re.fullmatch(rf"{scheme}://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{{1,5}})?(/[A-Za-z0-9._~/-]*)?", url):
+        raise ValueError(f"publish.{key} is {url!r}, expected http://HOST[:PORT] and a path of plain characters")
+    return url
 
 
 def _witness(table: Mapping[str, object]) -> tuple[str, ...]:

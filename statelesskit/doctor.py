@@ -51,6 +51,7 @@ def examine(site: Site) -> Iterator[Diagnosis]:
     yield _key(site.keys / "record.key")
     yield _witness(site)
     yield from _directory(site)
+    yield from _publication(site)
     yield _kernel()
     yield _apparmor()
 
@@ -165,6 +166,27 @@ def _directory(site: Site) -> Iterator[Diagnosis]:
         yield Diagnosis(
             "replica", "warning" if late else "ok", str(lag), "start it again; the certificate: directory replica init"
         )
+
+
+def _publication(site: Site) -> Iterator[Diagnosis]:
+    from statelesskit.directory import open_directory
+    from statelesskit.publish.pointers import all_wanted, differences, present, publishes
+
+    if not publishes(site):
+        return
+    name, fix = "boot scripts", "statelesskit publish refresh; statelesskit publish status names them"
+    try:
+        with open_directory(site, or_replica=True) as directory:
+            found = list(differences(site, all_wanted(site, directory), present(site)))
+    except StatelessError as error:  # said above, with what mends it
+        yield Diagnosis(name, "warning", f"nobody knows whether they are right: {error.message}", error.hint)
+        return
+    stale = [one for one in found if not one.waits]
+    if found:
+        text = f"{len(stale)} are not as the directory says, {len(found) - len(stale)} wait for a snapshot"
+        yield Diagnosis(name, "wrong" if stale else "warning", text, fix)
+    else:
+        yield Diagnosis(name, "ok", "as the directory says")
 
 
 def _filled(site: Site) -> Diagnosis:

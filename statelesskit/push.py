@@ -18,6 +18,8 @@ from statelesskit.directory import Assignment, Channel, Client, Directory, assig
 from statelesskit.directory.resolution import groups_by_client
 from statelesskit.errors import DamagedError, NotFoundError, RefusedError
 from statelesskit.names import prototype_of, split_channel
+from statelesskit.publish.artefacts import is_published
+from statelesskit.publish.pointers import publishes
 from statelesskit.register import entry_of
 from statelesskit.snapshot import Snapshot, load
 from statelesskit.snapshot.manifest_file import new_bytes
@@ -61,7 +63,8 @@ def plan_push(site: Site, directory: Directory, channel_name: str, snapshot_name
 
     Raises:
         NotFoundError: there is no such channel or snapshot.
-        RefusedError: the snapshot is of another prototype, or revoked, or damaged.
+        RefusedError: the snapshot is of another prototype, or revoked, or damaged; or the site has a publication,
+            this is not in it, and diskless clients would be told to run it.
     """
     prototype, _ = split_channel(channel_name)
     if prototype_of(snapshot_name) != prototype:
@@ -78,6 +81,12 @@ def plan_push(site: Site, directory: Directory, channel_name: str, snapshot_name
     except DamagedError as error:
         raise RefusedError(f"{snapshot_name} can't be pushed: {error.message}", hint=error.hint) from error
     moves, unmoved = _moves(site, directory, channel, snapshot)
+    diskless = any(move.mode == "diskless" and move.after == snapshot.name for move in moves)
+    if diskless and publishes(site) and not is_published(site, snapshot.name):
+        raise RefusedError(
+            f"{snapshot.name} is not published, and diskless clients follow {channel.name}: they could not boot it",
+            hint=f"statelesskit publish refresh {snapshot.name}",
+        )
     return PushPlan(channel, snapshot, moves, unmoved)
 
 

@@ -23,6 +23,7 @@ from statelesskit.fs import canonical_json
 from statelesskit.lock import held, user_name
 from statelesskit.progress import SILENT, Progress
 from statelesskit.progress import shown as shown_by
+from statelesskit.publish.following import boot_scripts_follow
 from statelesskit.witness import tell_witness
 
 AT_ONCE = "at once"  # a person at the command line, who gives no digest and wants no second look
@@ -103,14 +104,18 @@ def _perform(site: Site, action: Action, confirm: str, record: Record, progress:
             load_private(site.keys / PRIVATE)  # nothing is changed whose evidence could not be sealed
             # With this and no "applied" after it, a run that was stopped may have done it or not.
             named = _named_in(record)
-            with in_the_name_of(Author(lambda: named)):
-                result = action.apply(site, plan, Work(user_name(), record.name, progress))
+            author = Author(lambda: named)
+            try:
+                with in_the_name_of(author):
+                    result = action.apply(site, plan, Work(user_name(), record.name, progress))
+            finally:  # also when it failed: the directory may have been changed before that
+                followed = boot_scripts_follow(site, author.changes)
         else:
             result = action.unchanged(plan)
         result = {**result, "changed": plan.changes}
         with _after_it_was_done(action, record) if plan.changes else nullcontext():
             record.event("applied", result=result)
-            checks = action.verify(site, plan, result) if plan.changes else []
+            checks = [*action.verify(site, plan, result), *followed] if plan.changes else []
             record.event("verified", checks=checks, ok=all(row["ok"] for row in checks))
     if wrong := [row for row in checks if not row["ok"]]:
         shown = "; ".join(f"{row['check']}: expected {row['expected']}, found {row['found']}" for row in wrong[:5])

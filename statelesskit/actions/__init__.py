@@ -24,6 +24,7 @@ from statelesskit.actions.prepare_prototype import PreparePrototype
 from statelesskit.actions.prune_records import PruneRecords
 from statelesskit.actions.publish_checkpoint import PublishCheckpoint
 from statelesskit.actions.push_snapshot import PushSnapshot, RollBackPush
+from statelesskit.actions.refresh_publication import RefreshPublication
 from statelesskit.actions.remove_channel import RemoveChannel
 from statelesskit.actions.repair_snapshots import RepairSnapshots
 from statelesskit.actions.restore_site import RestoreSite
@@ -58,6 +59,7 @@ ACTIONS: dict[str, type[Action]] = {
         PruneRecords,
         PublishCheckpoint,
         PushSnapshot,
+        RefreshPublication,
         RemoveAccount,
         RevokeRole,
         RemoveChannel,

@@ -86,3 +86,10 @@ def accounts(site: Site) -> Survey:
 
     with open_directory(site) as directory:
         return "Accounts and roles", role_rows(directory)
+
+
+def publication(site: Site) -> Survey:
+    """The published snapshots."""
+    from statelesskit.publish.artefacts import published
+
+    return "Published snapshots", [{"snapshot": name} for name in published(site)]

@@ -31,6 +31,7 @@ NOUNS = {  # the noun: its module here, and its line in the overview
     "client": ("client", "machines, and what each is told to run"),
     "group": ("group", "clients that follow a channel together"),
     "push": ("push", "move a channel to another snapshot"),
+    "publish": ("publish", "what machines boot, as static files for any web server"),
     "directory": ("directory", "the truth about the fleet, as it is and as it was, and whether it is sound"),
     "run": ("runbook", "run a runbook with nobody there"),
     "runs": ("runs", "runs that are under way: list, follow, cancel"),

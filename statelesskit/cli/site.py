@@ -92,6 +92,35 @@ def stop(ctx: click.Context) -> None:
 
 
 @site.command()
+@click.option("--listen", metavar="HOST:PORT", default="0.0.0.0:8080", show_default=True, help="Where to listen.")
+@click.option(
+    "--tls",
+    metavar="CERT KEY",
+    nargs=2,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Listen with TLS; files in PEM.",
+)
+@click.pass_context
+def serve(ctx: click.Context, listen: str, tls: tuple[Path, Path] | None) -> None:
+    """Give out what is published, over HTTP, until stopped; any other web server can do that as well.
+
+    Needs no directory and no privileges. Machines nobody knows that ask to boot are noted for `client discover`.
+    Each request is a line on standard error.
+    """
+    from statelesskit.serve import serve as run
+
+    host, port = _address(listen)
+    run(site_of(ctx), host, port, tls)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 <= int(port) < 65536:
+        raise click.UsageError(f"--listen is {text!r}, expected HOST:PORT, for example 0.0.0.0:8080 or [::]:8080")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+@site.command()
 @JSON
 @click.pass_context
 def status(ctx: click.Context, as_json: bool) -> None:

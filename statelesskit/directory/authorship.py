@@ -46,19 +46,37 @@ class Claim:
     mark: str
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of the directory.
+
+    Attributes:
+        how: ``add``, ``modify`` or ``delete``; "" for many changes made at once.
+        dn: of the entry; "" for many.
+    """
+
+    how: str
+    dn: str
+
+
 class Author:
     """The record in whose name this process changes the directory.
 
     Args:
         begin: returns the record's name and the key that stands in it; called at the first change.
+
+    Attributes:
+        changes: what was sent, whatever came of it.
     """
 
     def __init__(self, begin: Callable[[], tuple[str, bytes]]) -> None:
+        self.changes: set[Change] = set()
         self._begun = cache(begin)
         self._numbers = count(1)
 
-    def control(self) -> Control:
+    def control(self, change: Change) -> Control:
         """Return the control the next change is sent with; no two are the same."""
+        self.changes.add(change)
         record, key = self._begun()
         number = next(self._numbers)
         claim = f"{record} {number} {mark_of(key, record, number)}"

@@ -89,7 +89,7 @@ class Operations:
         refused: dict[int, str] = {}
 
         def requests() -> list[wire.Request]:
-            return [wire.Request(body, tuple(self._controls())) for body in batch]
+            return [wire.Request(body, tuple(self._controls("", ""))) for body in batch]
 
         def change(connection: Connection) -> bool:
             for place, result in enumerate(wire.tell(connection, requests()), begin):
@@ -115,7 +115,7 @@ class Operations:
 
         def change(connection: Connection) -> bool:
             try:
-                connection.add(dn, attributes=wanted, controls=self._controls() or None)
+                connection.add(dn, attributes=wanted, controls=self._controls("add", dn) or None)
             except ldap.LDAPEntryAlreadyExistsResult:
                 return False
             return True
@@ -136,7 +136,7 @@ class Operations:
 
         def change(connection: Connection) -> bool:
             try:
-                connection.delete(dn, controls=self._controls() or None)
+                connection.delete(dn, controls=self._controls("delete", dn) or None)
             except ldap.LDAPNoSuchObjectResult:
                 return False
             return True
@@ -149,7 +149,7 @@ class Operations:
 
         def change(connection: Connection) -> bool:
             try:
-                connection.modify(dn, changes, controls=self._controls() or None)
+                connection.modify(dn, changes, controls=self._controls("modify", dn) or None)
             except (
                 ldap.LDAPNoSuchAttributeResult,
                 ldap.LDAPNoSuchObjectResult,
@@ -160,9 +160,9 @@ class Operations:
 
         return self._link.tell(change, lambda: _fate(changes, self.read(dn, "*")))
 
-    def _controls(self) -> list[Control]:
+    def _controls(self, how: str, dn: str) -> list[Control]:
         """Return what a change is sent with; told again, it is another."""
-        return [self._author.control()] if self._author else []
+        return [self._author.control(authorship.Change(how, dn))] if self._author else []
 
 
 def _fate(changes: Changes, entry: Entry | None) -> Fate:

@@ -176,7 +176,10 @@ def build_restored(site: Site, wanted: State, made: Sequence[Change], by: str) -
         _load(conf, site.base_dn, _loadable(wanted, made), folder)
         log = changelog_folder(site)
         run(["cp", "--sparse=always", "--reflink=auto", log / "data.mdb", folder / log.name / "data.mdb"])
-        entries = (log_entry(change, by, [author.control()] if author else [], n) for n, change in enumerate(made))
+        entries = (
+            log_entry(change, by, [author.control(authorship.Change("", ""))] if author else [], n)
+            for n, change in enumerate(made)
+        )
         _load(conf, CHANGELOG, entries, folder)
         fs.unlink(conf)
         for path in folder.glob("*/data.mdb"):
