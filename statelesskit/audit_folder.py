@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from statelesskit import fs
+from statelesskit.audit import handover
 from statelesskit.audit.files import open_regular
 from statelesskit.audit.keys import PUBLIC
 from statelesskit.audit.listing import is_at_work, record_folders
@@ -69,6 +70,10 @@ def _copied(site: Site, target: Path, progress: Progress) -> Path:
     log = read(site.records / LOG, (site.keys / PUBLIC).read_text("ascii", "replace"))
     for name in (CHECKPOINT, SIGNATURE, ENTRIES):
         _copy(site.records / LOG / name, target / LOG / name)
+    for number in range(1, len(log.keys.handovers) + 1):
+        handover.place(target / LOG, number).mkdir()
+        for name in (handover.TEXT, handover.OLD, handover.NEW):
+            _copy(handover.place(site.records / LOG, number) / name, handover.place(target / LOG, number) / name)
     # What ended since it was looked at may be in the log by now, or not yet.
     named = {site.records / entry.record for entry in log.entries}
     folders = sorted({*ended, *(path for path in named if path.is_dir())})

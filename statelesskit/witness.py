@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from statelesskit import fs, run, scrub
 from statelesskit.audit.checkpoint import Checkpoint
+from statelesskit.audit.handover import read_keys
 from statelesskit.audit.keys import PUBLIC
 from statelesskit.audit.log import CHECKPOINT, LOG
 from statelesskit.config import Site
@@ -109,9 +110,9 @@ def published_checkpoint(site: Site, directory: Directory) -> Checkpoint | None:
     from statelesskit.directory.checkpoint import kept_checkpoint
 
     note = kept_checkpoint(directory)
-    public = (site.keys / PUBLIC).read_text("ascii", "replace")
+    sealers = read_keys(site.records / LOG, (site.keys / PUBLIC).read_text("ascii", "replace"))
     try:
-        return Checkpoint.verify(note.encode(), public) if note else None
+        return sealers.checkpoint(note.encode()) if note else None
     except AuditError as error:
         raise AuditError(f"the checkpoint in the directory {error.message}") from None
 

@@ -28,6 +28,7 @@ from statelesskit.actions.refresh_publication import RefreshPublication
 from statelesskit.actions.remove_channel import RemoveChannel
 from statelesskit.actions.repair_snapshots import RepairSnapshots
 from statelesskit.actions.restore_site import RestoreSite
+from statelesskit.actions.rotate_key import RotateKey
 from statelesskit.actions.set_snapshot_state import SetSnapshotState
 from statelesskit.actions.take_snapshot import TakeSnapshot
 
@@ -68,6 +69,7 @@ ACTIONS: dict[str, type[Action]] = {
         RollBackPush,
         RepairSnapshots,
         RestoreSite,
+        RotateKey,
         SetSnapshotState,
         TakeSnapshot,
         UnpinClient,

@@ -31,6 +31,22 @@ def records(site: Site) -> Survey:
     return "Records", rows
 
 
+def record_keys(site: Site) -> Survey:
+    """The keys that seal the records, and which entries of the log each sealed."""
+    from statelesskit.audit import keys
+    from statelesskit.audit.handover import read_keys
+    from statelesskit.audit.log import LOG
+
+    found = read_keys(site.records / LOG, (site.keys / keys.PUBLIC).read_text("ascii", "replace"))
+    sizes = [0, *(one.size for one in found.handovers)]
+    until = [*(str(one.size) for one in found.handovers), "now"]
+    rows = [
+        {"key": number, "fingerprint": keys.fingerprint(public), "seals": f"{since + 1} to {to}"}
+        for number, (public, since, to) in enumerate(zip(found.publics, sizes, until, strict=True), 1)
+    ]
+    return "Keys of the records", rows
+
+
 def snapshots(site: Site) -> Survey:
     """The snapshots, in their order."""
     from statelesskit.snapshot import list_snapshots

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +31,6 @@ def create_record_key(keys_dir: Path) -> str:
     Raises:
         DamagedError: ``record.pub`` is there and belongs to another key, or to one that is gone.
     """
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
     private, public = keys_dir / PRIVATE, keys_dir / PUBLIC
     with lock.held(keys_dir / ".record.lock", what="the record key", doing="making it", wait_s=30):
         if not private.exists():
@@ -41,10 +39,7 @@ def create_record_key(keys_dir: Path) -> str:
                     f"{private} is gone, and {public} is there: a new key would not be the one auditors know",
                     hint=f"restore it from the backup; to begin anew with another key, move {public.name} away first",
                 )
-            pem = Ed25519PrivateKey.generate().private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            fs.write_file(private, pem, mode=0o600)
+            write_private(private)
         line = public_line(load_private(private).public_key())
         if not public.exists():
             fs.write_file(public, line.encode() + b"\n")
@@ -54,6 +49,17 @@ def create_record_key(keys_dir: Path) -> str:
             hint=f"find out who put it there; the right one is: {line}",
         )
     return fingerprint(line)
+
+
+def write_private(path: Path) -> str:
+    """Make a key, put its private half into a file of its owner's alone, and return its public line."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    fs.write_file(path, pem, mode=0o600)
+    return public_line(key.public_key())
 
 
 def public_line(key: Ed25519PublicKey) -> str:
@@ -71,6 +77,7 @@ def fingerprint(public: str) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob(public)).digest()).decode().rstrip("=")
 
 
+@cache
 def load_public(public: str) -> Any:
     """Return an OpenSSH public key line as securesystemslib's key, whose id is the fingerprint.
 

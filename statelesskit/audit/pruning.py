@@ -60,9 +60,10 @@ def encode(entries: Iterable[Entry]) -> bytes:
 def pruned_records(records_dir: Path, public: str) -> set[Entry]:
     """Return what sealed records say was pruned; what is altered says nothing."""
     found: set[Entry] = set()
+    sealer = log.sealer_of(records_dir, public)
     for path in records_dir.glob("*-audit-prune-*"):
         try:
-            seal = statement.verify(files.read_small(path / STATEMENT, MAX_STATEMENT), public)
+            seal = statement.verify(files.read_small(path / STATEMENT, MAX_STATEMENT), sealer(path.name))
             right = seal.predicate.get("name") == path.name and seal.predicate.get("what") == WHAT
             if right and seal.digests.get(PRUNED) == files.sha256_file(path / PRUNED):
                 found |= {*log.decode(files.read_small(path / PRUNED, MAX_PRUNED))[0]}

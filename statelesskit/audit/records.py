@@ -166,14 +166,14 @@ class Record:
             chain.append(events.END, {**scrub.plain(facts), **outcome})
             self._seal(key)
 
-    def seal(self, key: Path) -> None:
-        """Sign what the end event says, if that was not done; the files are not looked at again.
+    def seal(self, key: Path, *, again: bool = False) -> None:
+        """Sign what the end event says, if that was not done, or ``again``; the files are not looked at again.
 
         Raises:
             AuditError: the record has not ended.
         """
         with events.held(self.path / EVENTS):
-            if not os.path.lexists(self.path / STATEMENT):
+            if again or not os.path.lexists(self.path / STATEMENT):
                 self._seal(key)
 
     def _seal(self, key: Path) -> None:

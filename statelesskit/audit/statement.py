@@ -114,6 +114,14 @@ def unverified(data: bytes) -> Statement:
         raise AuditError("is no DSSE envelope") from None
 
 
+def keyid(data: bytes) -> str:
+    """Return the fingerprint of the key that an envelope claims to be signed with, or ""."""
+    try:
+        return str(json.loads(data)["signatures"][0]["keyid"])
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return ""
+
+
 def _decode(payload: bytes) -> Statement:
     try:
         raw = json.loads(payload)

@@ -12,8 +12,9 @@ from statelesskit.audit.cells import altered_cells
 from statelesskit.audit.checkpoint import Checkpoint
 from statelesskit.audit.completeness import told_twice
 from statelesskit.audit.events import Event
+from statelesskit.audit.handover import read_keys
 from statelesskit.audit.listing import is_at_work, record_folders, state_of
-from statelesskit.audit.log import ENTRIES, LOG, Log, older_faults
+from statelesskit.audit.log import ENTRIES, LOG, Log, older_faults, sealer_of
 from statelesskit.audit.log import read as read_log
 from statelesskit.audit.pruning import pruned_records
 from statelesskit.audit.records import EVENTS, FILE, REWRITTEN, ended_files
@@ -44,17 +45,21 @@ def verify_records(records_dir: Path, public_key: str, seen: Iterable[Checkpoint
     A run that still goes on is not wrong.
 
     Args:
+        public_key: one of the keys that sealed them; the others follow from the log's hand-overs.
         seen: checkpoints known from elsewhere, that the log must have grown from.
     """
+    sealer, sealers = sealer_of(records_dir, public_key), read_keys(records_dir / LOG, public_key)
     paths = {path.name: path for path in record_folders(records_dir)}
     ended = [path for path in paths.values() if (path / STATEMENT).exists() or not is_at_work(path)]
     pruned = {entry.record: entry.sha256 for entry in pruned_records(records_dir, public_key)}
-    found = [finding for path in ended for finding in verify_record(path, public_key, pruned.get(path.name, ""))]
+    found = [finding for path in ended for finding in _verified(path, sealer(path.name), pruned.get(path.name, ""))]
     if not (records_dir / LOG).exists() and not any((path / STATEMENT).exists() for path in paths.values()):
         return found  # nothing has ended yet
     log = read_log(records_dir / LOG, public_key)
     if idle := [path for path in _not_entered(log, paths) if not is_at_work(path)]:
         log = read_log(records_dir / LOG, public_key)  # they may have been entered since, and their writers gone then
+    if log.keys != sealers:  # the key was rotated meanwhile
+        return verify_records(records_dir, public_key, seen)
     found += [Finding(LOG, *fault) for fault in log.faults]
     found += [Finding(LOG, ENTRIES, text) for one in seen for text in older_faults(log, one)]
     found += [Finding(printable(name), EVENTS, text) for name, text in told_twice(ended)]
@@ -90,14 +95,19 @@ def verify_record(path: Path, public_key: str, pruned: str = "") -> list[Finding
     Whatever the folder holds becomes a finding, never an exception.
 
     Args:
-        public_key: the line of ``record.pub``, from a place the server could not change.
+        public_key: the line of ``record.pub``, from a place the server could not change; with the log beside the
+            record, that of any key that was handed over.
         pruned: the digest of the statement, if the files were given up; see :mod:`pruning`.
 
     Raises:
         UsageError: ``public_key`` is none.
     """
-    keys.fingerprint(public_key)  # before anything else: a wrong key says nothing about the record
     path = path.absolute()
+    return _verified(path, sealer_of(path.parent, public_key)(path.name), pruned)
+
+
+def _verified(path: Path, public_key: str, pruned: str) -> list[Finding]:
+    keys.fingerprint(public_key)  # before anything else: a wrong key says nothing about the record
     missing = "" if not pruned else "is missing"
     with suppress(AuditError):
         missing = missing if missing and files.sha256_file(path / STATEMENT) == pruned else ""

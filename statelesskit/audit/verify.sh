@@ -13,17 +13,38 @@ work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 found() { echo "FOUND: $*"; : > "$work/found"; }
 
-# 1. The key is the one you know.
-[ "$(ssh-keygen -lf record.pub 2> /dev/null | cut -d ' ' -f 2)" = "$1" ] || {
-    echo "FOUND: record.pub is not the key $1; nothing here can be believed"; exit 1
+# signed KEY NAMESPACE SIGNATURE FILE WHAT
+signed() {
+    printf 'auditor %s\n' "$1" > "$work/signers"
+    ssh-keygen -Y verify -f "$work/signers" -I auditor -n "$2" -s "$3" < "$4" > "$work/said" 2>&1 ||
+        found "$5: $(tail -n 1 "$work/said")"
 }
-# 2. It signed the checkpoint.
-printf 'auditor %s\n' "$(cat record.pub)" > "$work/signers"
-ssh-keygen -Y verify -f "$work/signers" -I auditor -n statelesskit-log -s records/log/checkpoint.sig \
-    < records/log/checkpoint > "$work/said" 2>&1 || found "log/checkpoint: $(tail -n 1 "$work/said")"
+digest() { sha256sum | cut -d ' ' -f 1; }
+is_yours() { [ "$(printf '%s\n' "$1" | ssh-keygen -lf - 2> /dev/null | cut -d ' ' -f 2)" = "$2" ] && known=yes; }
+
+# 1. The key is the one you know, or followed it: each signed which is the next, and the next that it follows.
+known='' number=1 key=$(sed -n 's/^from //p' records/log/handover-1/handover 2> /dev/null)
+key=${key:-$(cat record.pub)}
+is_yours "$key" "$1"
+while [ -e "records/log/handover-$number" ]; do
+    step=log/handover-$number text=records/log/handover-$number/handover
+    next=$(sed -n 's/^to //p' "$text") size=$(sed -n 's/^entries \([0-9]*\) sha256:.*/\1/p' "$text")
+    [ "$(sed -n 's/^from //p' "$text")" = "$key" ] || found "$step is not by the key before it"
+    signed "$key" statelesskit-key "records/$step/old.sig" "$text" "$step/old.sig"
+    signed "$next" statelesskit-key "records/$step/new.sig" "$text" "$step/new.sig"
+    sum=$(head -n "${size:-0}" records/log/entries | digest)
+    grep -qx "entries $size sha256:$sum" "$text" || found "$step names other entries than the log has"
+    grep -qx "log $(head -n 1 records/log/checkpoint)" "$text" || found "$step is of another log"
+    key=$next number=$((number + 1))
+    is_yours "$key" "$1"
+done
+[ "$(ls -d records/log/handover-* 2> /dev/null | wc -l)" = $((number - 1)) ] || found "log: a hand-over was removed"
+[ "$key" = "$(cat record.pub)" ] || known=''
+[ "$known" ] || { echo "FOUND: record.pub is not the key $1, nor follows it; nothing here can be believed"; exit 1; }
+# 2. The last one signed the checkpoint.
+signed "$key" statelesskit-log records/log/checkpoint.sig records/log/checkpoint log/checkpoint
 # 3. The checkpoint is that of the log, and the log names each record's statement.
-sum=$(sha256sum < records/log/entries)
-grep -qx "entries sha256:${sum%% *}" records/log/checkpoint || found "log/entries is not what the checkpoint says"
+grep -qx "entries sha256:$(digest < records/log/entries)" records/log/checkpoint || found "log/entries is not what the checkpoint says"
 cd records || exit 2
 sha256sum --quiet --strict -c log/entries > "$work/said" 2>&1 || while read -r line; do found "$line"; done < "$work/said"
 

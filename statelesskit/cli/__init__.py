@@ -36,7 +36,9 @@ NOUNS = {  # the noun: its module here, and its line in the overview
     "run": ("runbook", "run a runbook with nobody there"),
     "runs": ("runs", "runs that are under way: list, follow, cancel"),
     "runbook": ("runbook", "the notebooks that come with this tool"),
+    "schedule": ("schedule", "runs that begin by themselves: list, remove"),
     "audit": ("audit", "records of what was done"),
+    "key": ("key", "the keys that seal the records: list, rotate"),
 }
 
 

@@ -16,6 +16,7 @@ from statelesskit.config import site_root
 
 if TYPE_CHECKING:
     from statelesskit.audit.checkpoint import Checkpoint
+    from statelesskit.audit.handover import Keys
 
 
 @click.group()
@@ -113,6 +114,7 @@ def verify(
     key's file, or a folder that was exported, no site is needed.
     """
     from statelesskit.audit.completeness import missing_runs, read_expected
+    from statelesskit.audit.handover import read_keys
     from statelesskit.audit.listing import find_record, record_folders, summary_of
     from statelesskit.audit.log import CHECKPOINT, LOG
     from statelesskit.audit.pruning import pruned_records
@@ -127,7 +129,8 @@ def verify(
         Path(one) if "/" in one else find_record(root / "records", one) for one in records if Path(one) not in whole
     ]
     whole = whole or ([] if records else [site_of(ctx).records])
-    seen = [_seen(path, public) for path in checkpoints]
+    sealers = read_keys((whole[0] if whole else root / "records") / LOG, public)
+    seen = [_seen(path, sealers) for path in checkpoints]
     if from_directory:
         from statelesskit.directory import open_directory
         from statelesskit.witness import published_checkpoint
@@ -153,19 +156,23 @@ def verify(
     return int(bool(found))
 
 
-def _seen(path: Path, public: str) -> Checkpoint:
-    from statelesskit.audit.checkpoint import Checkpoint
+def _seen(path: Path, sealers: Keys) -> Checkpoint:
     from statelesskit.errors import AuditError
 
     try:
-        return Checkpoint.verify(path.read_bytes(), public)
+        return sealers.checkpoint(path.read_bytes())
     except AuditError as error:
         raise AuditError(f"{path} {error.message}", hint="give one as it was written, signed with this key") from None
 
 
 def _public(root: Path, key: str | None, fingerprint: str | None, exported: list[Path]) -> str:
-    """Return the key that was given, or the site's or the export's own, if it has the fingerprint that was given."""
+    """Return the key that was given, or the site's or the export's own: the one with the fingerprint that was given.
+
+    That may be a former one; the keys after it follow from the hand-overs in the log.
+    """
     from statelesskit.audit import keys
+    from statelesskit.audit.handover import claimed
+    from statelesskit.audit.log import LOG
     from statelesskit.errors import AuditError, NotFoundError
 
     if key and key.startswith("SHA256:"):
@@ -176,6 +183,10 @@ def _public(root: Path, key: str | None, fingerprint: str | None, exported: list
         raise NotFoundError(f"there is no public key at {path}", hint="give the site's record.pub with --key")
     public = path.read_text("ascii", "replace")
     if fingerprint and keys.fingerprint(public) != fingerprint:
+        logs = [folder / LOG for folder in exported or ([] if key else [root / "records"])]
+        for one in (one.old for log in logs for one in claimed(log)):
+            if keys.fingerprint(one) == fingerprint:
+                return one
         raise AuditError(
             f"the key {path} has the fingerprint {keys.fingerprint(public)}, expected {fingerprint}",
             hint="somebody replaced the key: trust none of the records it seals",
