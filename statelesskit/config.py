@@ -182,6 +182,10 @@ class Site:
         return self.root / "records"
 
     @property
+    def schedule(self) -> Path:
+        return self.root / "schedule"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 
@@ -200,6 +204,7 @@ FOLDERS = {
     "directory": 0o711,  # local users with a role reach its socket; all else in it is closed to them
     "keys": 0o700,
     "records": 0o755,
+    "schedule": 0o755,
     "locks": 0o755,
 }
 

@@ -22,6 +22,7 @@ CAPABILITIES = {
     "root": os.geteuid() == 0,
     "network": os.geteuid() == 0 and shutil.which("mmdebstrap", path=SYSTEM_PATH) is not None,
     "ssh": shutil.which("dropbear", path=SYSTEM_PATH) is not None,
+    "systemd": shutil.which("systemd-analyze", path=SYSTEM_PATH) is not None,
     "kernel": True,
     "boots": os.geteuid() == 0
     and all(

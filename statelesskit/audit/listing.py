@@ -25,6 +25,7 @@ class RecordSummary:
         state: an end state, ``running``, ``lost``, or ``unreadable``.
         changes: what the run changed, in one sentence, or "".
         pruned: its files were given up; what is told is what the statement says.
+        schedule: the name of the schedule that began it, or "".
     """
 
     name: str
@@ -37,6 +38,7 @@ class RecordSummary:
     ended_at: datetime | None
     changes: str
     pruned: bool = False
+    schedule: str = ""
 
 
 def state_of(path: Path) -> str:
@@ -73,6 +75,7 @@ def summary_of(path: Path) -> RecordSummary:
         began_at=begin.at if begin else None,
         ended_at=end.at if end else None,
         changes=_text(end, "changes"),
+        schedule=_text(begin, "schedule"),
     )
 
 
@@ -85,7 +88,9 @@ def _of_statement(path: Path) -> RecordSummary | None:
             return None
     except (AuditError, KeyError, TypeError, ValueError):
         return None
-    texts = {name: printable(told.get(name) or "") for name in ("run_id", "what", "user", "state", "changes")}
+    texts = {
+        name: printable(told.get(name) or "") for name in ("run_id", "what", "user", "state", "changes", "schedule")
+    }
     code = told.get("exit_code")
     return RecordSummary(
         name=printable(path.name),

@@ -73,6 +73,9 @@ def pruned_records(records_dir: Path, public: str) -> set[Entry]:
 
 
 def _has_files(path: Path) -> bool:
-    """Say whether a record holds more than its statement, and is not itself needed to believe a pruned one."""
+    """Say whether a record holds more than its statement, and is not itself needed to judge others.
+
+    Such are those of prunes, and those of schedules, which say what was approved and when it was due.
+    """
     names = {child.name for child in path.iterdir()}
-    return PRUNED not in names and names != {STATEMENT}
+    return PRUNED not in names and names != {STATEMENT} and "-schedule-" not in path.name

@@ -189,6 +189,7 @@ class Record:
             "events": end.seq,
             "exit_code": end.facts.get("exit_code"),
             "state": end.facts.get("state"),
+            **({"schedule": begin.facts["schedule"]} if "schedule" in begin.facts else {}),
         }
         digests = {**ended_files(end), EVENTS: files.sha256_file(log)}
         fs.write_file(self.path / STATEMENT, statement.sign(Statement(digests, predicate), key))

@@ -112,12 +112,15 @@ def verify(
 
     A folder may also hold all records and their log, as `audit export` writes them. With folders and a
     key's file, or a folder that was exported, no site is needed.
+
+    Also named are runs that were scheduled and did not begin in time, and those of a runbook that nobody approved.
     """
     from statelesskit.audit.completeness import missing_runs, read_expected
     from statelesskit.audit.handover import read_keys
     from statelesskit.audit.listing import find_record, record_folders, summary_of
     from statelesskit.audit.log import CHECKPOINT, LOG
     from statelesskit.audit.pruning import pruned_records
+    from statelesskit.audit.schedules import schedule_findings
     from statelesskit.audit.verify import Finding, verify_record, verify_records
     from statelesskit.cli import output
     from statelesskit.names import printable
@@ -146,6 +149,13 @@ def verify(
         runs = missing_runs(read_expected(expected.read_bytes()), map(summary_of, paths))
         text = "a run of {} was scheduled for {:%Y-%m-%d %H:%M:%S} UTC, and has no record"
         found += [Finding("", "", text.format(printable(one.what), one.at.astimezone(UTC))) for one in runs]
+    for folder in whole:
+        summaries = [summary_of(path) for path in record_folders(folder)]
+        # Of records that were taken away nobody knows what should have begun after the last of them.
+        last = max((one.ended_at or one.began_at for one in summaries if one.began_at), default=None)
+        now = datetime.now(UTC) if not records else last
+        if now:
+            found += [Finding(name, "", text) for name, text in schedule_findings(folder, public, summaries, now)]
     if as_json:
         for finding in found:
             output.json_line(asdict(finding))

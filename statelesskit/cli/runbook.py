@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,10 +21,19 @@ SECONDS = click.FloatRange(min=0, min_open=True)
 @click.option("--timeout", type=SECONDS, metavar="S", help="Stop the run when all of it takes longer.")
 @click.option("--grace", type=SECONDS, metavar="S", help="How long a stopped run may take to clean up (else 10).")
 @click.option("--run-id", default="", help="Eight hexadecimal digits that name the run (else made up).")
+@click.option("--schedule", "calendar", metavar="CALENDAR", help='Have it begin by itself: "Mon..Fri 02:30".')
+@click.option("--name", "schedule_name", metavar="NAME", default="", help="The schedule's name (else the runbook's).")
+@click.option("--on-failure", metavar="CMD|mailto:WHO", default="", help="Who is told when a scheduled run fails.")
+@click.option("--jitter", type=click.IntRange(min=0), default=0, metavar="S", help="Begin up to so much later.")
+@click.option("--within", type=click.IntRange(min=1), default=3600, metavar="S", help="Else a run is missing (3600).")
+@click.option("--units", default="", metavar="DIR", help="Where systemd's units go (else /etc/systemd/system).")
+@click.option("--cron", is_flag=True, help="Print a line for /etc/cron.d instead of making units.")
+@click.option("--plan", "plan_only", is_flag=True, help="Only say what scheduling it would do.")
 @JSON
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     name: str,
     pairs: tuple[str, ...],
     resume: str,
@@ -31,7 +41,11 @@ def run(
     timeout: float | None,
     grace: float | None,
     run_id: str,
+    calendar: str | None,
+    schedule_name: str,
+    plan_only: bool,
     as_json: bool,
+    **scheduling: Any,
 ) -> int:
     """Run a RUNBOOK (its name, or a notebook's path) with nobody there, and leave its record.
 
@@ -40,6 +54,9 @@ def run(
 
     --resume RUN runs the runbook of a run that failed, was stopped or vanished once more: what was done is found
     done, the rest is done. The only parameter that may be given then is confirm.
+
+    --schedule CALENDAR does not run it now: a copy of the RUNBOOK is kept, which no operator can write, and systemd's
+    timer or cron begins that. `audit verify` names runs that did not begin in time, and copies that were altered.
     """
     from dataclasses import asdict
 
@@ -63,6 +80,14 @@ def run(
         parameters = from_text(found.action, given)
     else:
         raise click.UsageError("say which RUNBOOK; statelesskit runbook list shows all")
+    if calendar is not None:
+        from statelesskit.cli.schedule import schedule_run
+
+        words = {"runbook": name, "calendar": calendar, "name": schedule_name, "timeout": int(timeout or 0)}
+        schedule_run(site, words, parameters, plan_only=plan_only, as_json=as_json, **scheduling)
+        return 0
+    if plan_only:
+        raise click.UsageError("--plan goes with --schedule; a run without -p confirm=… only plans by itself")
     limits = Limits(cell_timeout, timeout, grace)
     ended = run_runbook(site, found, parameters, run_id=run_id, limits=limits, resumes=resume)
     if as_json:

@@ -68,6 +68,15 @@ def find_runbook(wanted: str) -> Runbook:
     return read_runbook(known[wanted])
 
 
+def is_ours(runbook: Runbook) -> bool:
+    """Say whether a runbook, wherever it lies, is byte for byte one that came with this tool."""
+    try:
+        data = (runbook_folder() / f"{runbook.name}.ipynb").read_bytes()
+    except OSError:
+        return False
+    return runbook.digest == "sha256:" + hashlib.sha256(data).hexdigest()
+
+
 def read_runbook(path: Path) -> Runbook:
     """Read a runbook's file.
 

@@ -19,8 +19,8 @@ from statelesskit.audit.keys import PRIVATE
 from statelesskit.audit.listing import state_of
 from statelesskit.audit.records import Record
 from statelesskit.config import Site
-from statelesskit.errors import StatelessError
-from statelesskit.runbook.find import Runbook
+from statelesskit.errors import RefusedError, StatelessError
+from statelesskit.runbook.find import Runbook, is_ours
 from statelesskit.runbook.parameters import check
 from statelesskit.service import ending_of, stopped_by_signals
 
@@ -68,6 +68,14 @@ class Limits:
 UNLIMITED = Limits()
 
 
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """What began a run that nobody did: the schedule's name, and the digest of the runbook that was approved for it."""
+
+    name: str
+    digest: str
+
+
 def run_runbook(
     site: Site,
     runbook: Runbook,
@@ -76,19 +84,27 @@ def run_runbook(
     run_id: str = "",
     limits: Limits = UNLIMITED,
     resumes: str = "",
+    scheduled: Scheduled | None = None,
 ) -> Ended:
     """Run a runbook to its end; everything that can go wrong in it is in what is returned.
 
     Args:
         resumes: the record this one continues.
+        scheduled: what began it, if nobody did.
 
     Raises:
         ParameterError: refused before anything ran; the refusal is recorded.
+        RefusedError: the same: it is not the runbook that was approved when it was scheduled.
     """
     # From here on a signal ends the record; papermill takes a second to import before the engine can.
     with stopped_by_signals():
-        record = begin_record(site, runbook, parameters, run_id, resumes=resumes)
+        record = begin_record(site, runbook, parameters, run_id, resumes=resumes, scheduled=scheduled)
         try:
+            if scheduled and runbook.digest != scheduled.digest:
+                raise RefusedError(
+                    f"{runbook.path} is {runbook.digest}, and {scheduled.digest} was approved: it was altered",
+                    hint="find out who did that; then schedule the runbook anew",
+                )
             check(runbook.notebook, runbook.action, parameters)
             return _papermill(site, runbook, parameters, record, limits)
         except BaseException as error:
@@ -100,11 +116,27 @@ def run_runbook(
 
 
 def begin_record(
-    site: Site, runbook: Runbook, parameters: Mapping[str, Any], run_id: str = "", *, resumes: str = ""
+    site: Site,
+    runbook: Runbook,
+    parameters: Mapping[str, Any],
+    run_id: str = "",
+    *,
+    resumes: str = "",
+    scheduled: Scheduled | None = None,
 ) -> Record:
-    """Begin the record of a run; parameters that are secrets are blanked, and refused by the check that follows."""
-    facts = {"parameters": scrub.without_secrets(parameters), "runbook": runbook.name, "runbook_digest": runbook.digest}
-    facts |= {"runbook_path": str(runbook.path), **({"resumes": resumes} if resumes else {})}
+    """Begin the record of a run; parameters that are secrets are blanked, and refused by the check that follows.
+
+    It says whether the runbook was approved: by who scheduled just this one, or, where a person or another program
+    runs it, by us: it came with this tool.
+    """
+    approved = runbook.digest == scheduled.digest if scheduled else is_ours(runbook)
+    facts: dict[str, Any] = {
+        "parameters": scrub.without_secrets(parameters),
+        "runbook": runbook.name,
+        "runbook_digest": runbook.digest,
+    }
+    facts |= {"approved": approved, "runbook_path": str(runbook.path), **({"resumes": resumes} if resumes else {})}
+    facts |= {"schedule": scheduled.name} if scheduled else {}
     return Record.begin(site.records, runbook.name, facts=facts, run_id=run_id)
 
 
