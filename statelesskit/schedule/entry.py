@@ -64,7 +64,7 @@ class Schedule:
         fs.write_json(self.folder(site) / FILE, {"format": FORMAT, **asdict(self)})
         for path in self.folder(site).glob("*.ipynb"):
             if path != self.pinned(site):
-                path.unlink()
+                fs.unlink(path)
 
 
 def read_schedule(site: Site, name: str) -> Schedule:
