@@ -66,6 +66,19 @@ lease_days = 90
 # iPXE is older than 2021; and where those that booted report to: "https://stateless.example.org:8443/report".
 url = ""
 report_url = ""
+
+[service]
+# With it `statelesskit-service`, run by root, performs what others ask for, and they need no rights of their own.
+# root may do all; of the others, who fits a rule may do what it names, to what it names ("prototype/desktop",
+# "channel/desktop/*"; left out, to all). What reads files ("prototype create", "client import") reads them as root.
+enabled = false
+# Who may talk to it at all: a group's name, or "" for every local user.
+group = ""
+# [[service.allow]]
+# users = ["anna"]
+# groups = ["operators"]
+# verbs = ["snapshot take", "push *"]
+# objects = ["prototype/desktop", "channel/desktop/*"]
 """
 
 
@@ -132,6 +145,29 @@ class DirectoryServer:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """Whom the service lets do what: shell patterns of verbs and of objects, as :meth:`Action.objects` names them."""
+
+    users: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    verbs: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRules:
+    """Whether the privileged service performs the actions of others, and which.
+
+    Attributes:
+        group: whose members may talk to it; "" is every local user.
+    """
+
+    enabled: bool = False
+    group: str = ""
+    allow: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """One server's installation; immutable, read from ``site.toml``."""
 
@@ -148,6 +184,7 @@ class Site:
     witness: tuple[str, ...] = ()
     publish_url: str = ""
     report_url: str = ""
+    service: ServiceRules = ServiceRules()
 
     @property
     def prototypes(self) -> Path:
@@ -279,6 +316,7 @@ def _parse(root: Path, data: dict[str, object]) -> Site:
         server=_server(root, directory),
         witness=_witness(_get({"audit": {}} | data, "audit", dict)),
         **_urls(_get({"publish": {}} | data, "publish", dict)),
+        service=_service(_get({"service": {}} | data, "service", dict)),
     )
 
 
@@ -306,6 +344,31 @@ def _witness(table: Mapping[str, object]) -> tuple[str, ...]:
     if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
         raise TypeError(f"audit.witness is {words!r}, expected a command as a list of words")
     return tuple(words)
+
+
+def _service(table: Mapping[str, object]) -> ServiceRules:
+    if strange := table.keys() - {"enabled", "group", "allow"}:
+        raise KeyError(f"service.{min(strange)} is unknown")
+    rules = _get({"allow": []} | dict(table), "service.allow", list)
+    return ServiceRules(
+        enabled=_get({"enabled": False} | dict(table), "service.enabled", bool),
+        group=_get({"group": ""} | dict(table), "service.group", str),
+        allow=tuple(_rule(rule) for rule in rules),
+    )
+
+
+def _rule(table: object) -> Rule:
+    if not isinstance(table, dict):
+        raise TypeError(f"service.allow holds {table!r}, expected tables: [[service.allow]]")
+    if strange := table.keys() - {item.name for item in fields(Rule)}:  # a typing error must not widen a rule
+        raise KeyError(f"service.allow.{min(strange)} is unknown")
+    for name, words in table.items():
+        if not isinstance(words, list) or not all(isinstance(word, str) and word for word in words):
+            raise TypeError(f"service.allow.{name} is {words!r}, expected a list of texts")
+    rule = Rule(**{name: tuple(words) for name, words in table.items()})
+    if not (rule.users or rule.groups) or not rule.verbs:
+        raise ValueError("service.allow names nobody or nothing, expected users or groups, and verbs")
+    return rule
 
 
 def _server(root: Path, table: Mapping[str, object]) -> DirectoryServer:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from statelesskit import find
+from statelesskit.audit.attested import APPLIED, METADATA
 from statelesskit.audit.listing import list_records
 from statelesskit.audit.query import COLUMNS, query
 from statelesskit.config import Site
@@ -161,6 +162,17 @@ class Shown:
         with pd.option_context("display.max_colwidth", None, "display.width", 200):
             table = [self.frame.to_string(index=False)] if len(self.frame) else [] if self.notes else ["nothing"]
         return "\n".join([self.title, *table, *(f"- {note}" for note in self.notes)])
+
+
+class Applied(Shown):
+    """What an action did, shown; the saved output says it for the auditor's machine, too: see ``audit.attested``."""
+
+    def __init__(self, title: str, rows: Iterable[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+        super().__init__(title, rows)
+        self._claim = {METADATA: {APPLIED: dict(result)}}
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
+        return {"text/html": self._repr_html_(), "text/plain": repr(self)}, self._claim
 
 
 def _cell(value: Any) -> str:

@@ -79,8 +79,22 @@ def _holder(fd: int) -> str:
         return "somebody has just taken it"
 
 
+_acting_for = ""
+
+
+def act_for(user: str) -> None:
+    """Have this process work in the name of somebody else from now on: of whom a service serves."""
+    global _acting_for  # a process serves one person
+    _acting_for = user
+
+
 def user_name() -> str:
-    """Return the login name of the person behind this process, seen through sudo; a claim, not a proof."""
+    """Return the login name of the person behind this process, seen through sudo; a claim, not a proof.
+
+    In a process that serves somebody it is their name, which the kernel has told.
+    """
+    if _acting_for:
+        return _acting_for
     if os.environ.get("SUDO_USER") and os.geteuid() == 0:
         return os.environ["SUDO_USER"]
     try:

@@ -14,7 +14,7 @@ from statelesskit import scrub
 from statelesskit.config import FOLDERS, TEMPLATE, DirectoryServer, Site, load_site
 from statelesskit.run import SYSTEM_PATH
 
-pytest_plugins = ["tests.fleet"]
+pytest_plugins = ["tests.fleet", "tests.users"]
 
 CI = os.environ.get("CI", "") not in ("", "0", "false")
 CAPABILITIES = {

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,13 @@ def small_root(path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    base = tmp_path_factory.mktemp("fleet")
+    with running_fleet(tmp_path_factory.mktemp("fleet")) as made:
+        yield made
+
+
+@contextmanager
+def running_fleet(base: Path) -> Iterator[Fleet]:
+    """Make one below a folder, and stop its server at the end."""
     tree = small_root(base / "tree")
     site, _ = init_site(base / "site", name="test", port=free_port())
     start_site(site)

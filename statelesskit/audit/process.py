@@ -9,9 +9,9 @@ from typing import Any
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def identity() -> dict[str, Any]:
-    """Return the facts by which :func:`is_alive` knows this process again."""
-    pid = int(Path("/proc/self").readlink().name)  # as others see it: a run's kernel has numbers of its own
+def identity(pid: int = 0) -> dict[str, Any]:
+    """Return the facts by which :func:`is_alive` knows a process again: this one, or the one of that number."""
+    pid = pid or int(Path("/proc/self").readlink().name)  # as others see it: a run's kernel has numbers of its own
     return {"boot_id": _boot_id(), "pid": pid, "process_started": _started(pid)}
 
 

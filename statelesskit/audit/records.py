@@ -26,7 +26,8 @@ from statelesskit.names import check_name, printable
 EVENTS = "events.jsonl"
 FILE = "file"  # the event of an attached file
 # What is written again while the run goes on; every other file is final once it is attached.
-REWRITTEN = frozenset({"record.ipynb", "record.html"})
+NOTEBOOK = "record.ipynb"
+REWRITTEN = frozenset({NOTEBOOK, "record.html"})
 END_STATES = ("completed", "failed", "timed-out", "kernel-died", "cancelled", "refused", "not-run", "lost")
 _OWN_KINDS = (events.BEGIN, events.END, events.TORN, FILE)
 _TOLD = ("host", "mode", "name", "run_id", "tool", "uid", "user", "what")  # of the begin event, by the statement
@@ -48,6 +49,15 @@ class Record:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can be added any more."""
+        try:
+            last = events.first_and_last(self.path / EVENTS)[1]
+        except AuditError:
+            return True
+        return last is not None and last.kind == events.END
 
     @classmethod
     def begin(cls, records_dir: Path, what: str, *, facts: Mapping[str, Any], run_id: str = "") -> Self:
@@ -127,6 +137,10 @@ class Record:
                 raise ExistsError(f"{self.path.name} already holds another {name}", hint="attach it by another name")
             fs.write_file(target, data)
             chain.append(FILE, {"bytes": len(data), "name": name, "sha256": digest})
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Write a file that is written again while the run goes on, durably; the log is not told of it."""
+        fs.write_file(self.path / name, data)
 
     def end(self, state: str, exit_code: int, *, key: Path, **facts: Any) -> None:
         """Write the last event, with the digest of every file, seal the record, and enter it into the log.

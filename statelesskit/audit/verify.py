@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from statelesskit.audit import events, files, keys, statement
+from statelesskit.audit.attested import unattested_claims, unattested_events
 from statelesskit.audit.cells import altered_cells
 from statelesskit.audit.checkpoint import Checkpoint
 from statelesskit.audit.completeness import told_twice
@@ -17,7 +18,7 @@ from statelesskit.audit.listing import is_at_work, record_folders, state_of
 from statelesskit.audit.log import ENTRIES, LOG, Log, older_faults, sealer_of
 from statelesskit.audit.log import read as read_log
 from statelesskit.audit.pruning import pruned_records
-from statelesskit.audit.records import EVENTS, FILE, REWRITTEN, ended_files
+from statelesskit.audit.records import EVENTS, FILE, NOTEBOOK, REWRITTEN, ended_files
 from statelesskit.audit.statement import MAX_STATEMENT, STATEMENT, Statement
 from statelesskit.errors import AuditError
 from statelesskit.names import printable
@@ -149,7 +150,11 @@ def _check(path: Path, public_key: str) -> Iterator[tuple[str, str]]:
         yield "", f"the folder was renamed; it was {printable(name)}"
     if seal and not faults:
         faults = _log_against(seal, path, log)
-    yield from ((EVENTS, fault) for fault in faults)
+    yield from ((EVENTS, fault) for fault in (*faults, *unattested_events(log)))
+    if NOTEBOOK in present:
+        with suppress(AuditError):  # what can't be read is found below
+            notebook = files.read_small(path / NOTEBOOK, MAX_NOTEBOOK)
+            yield from ((NOTEBOOK, fault) for fault in unattested_claims(notebook, log))
     yield from _files_against(seal, path, log, present)
 
 

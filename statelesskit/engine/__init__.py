@@ -30,7 +30,7 @@ from statelesskit.errors import NotFoundError, StatelessError
 from statelesskit.names import printable
 from statelesskit.page import render_page
 from statelesskit.runbook.find import KEY, read_runbook
-from statelesskit.runbook.launch import RECORD_VARIABLE, SITE_VARIABLE, RunEnded, begin_record, progress_file
+from statelesskit.runbook.launch import RECORD_VARIABLE, SITE_VARIABLE, RunEnded, RunRecord, begin_record, progress_file
 from statelesskit.runbook.parameters import check
 from statelesskit.witness import tell_witness
 
@@ -62,7 +62,7 @@ class TruthfulEngine(Engine):  # type: ignore[misc]
         """
         stopping = Stopping(kwargs.pop("grace", None) or GRACE_S)
         with stopping.by_signals():
-            site, record, ended = _record_of(nb, kwargs.pop("record_path", None), kwargs.get("input_path"))
+            site, record, ended = _record_of(nb, kwargs.pop("record", None), kwargs.get("input_path"))
             keeper = Keeper(nb, output_path, log_output, progress_bar, autosave_cell_every, record)
             outputs = Outputs(record.path) if record else None
             try:
@@ -108,7 +108,7 @@ def _run_cells(
     environment = dict(os.environ)
     environment.pop(RECORD_VARIABLE, None)
     if site is not None and keeper.record is not None:
-        environment |= {SITE_VARIABLE: str(site.root), RECORD_VARIABLE: str(keeper.record.path)}
+        environment |= {SITE_VARIABLE: str(site.root), RECORD_VARIABLE: str(site.records / keeper.record.name)}
     own = keeper.nb.metadata.get(KEY, {})
     cell_timeout_s = options.get("cell_timeout") or options.get("execution_timeout") or own.get("cell_timeout")
     run_timeout_s = options.get("run_timeout") or own.get("run_timeout")
@@ -145,15 +145,15 @@ def _closed(keeper: Keeper, outputs: Outputs | None, ended: RunEnded | None) -> 
 
 
 def _record_of(
-    nb: Any, record_path: str | None, input_path: str | None
-) -> tuple[Site | None, Record | None, RunEnded | None]:
+    nb: Any, record: RunRecord | None, input_path: str | None
+) -> tuple[Site | None, RunRecord | None, RunEnded | None]:
     """Join the record that ``statelesskit run`` began, or begin one; check the parameters before anything runs."""
     try:
         site = load_site(site_root(None))
     except NotFoundError:
         site = None
-    if record_path:
-        return site, Record.join(Path(record_path)), None
+    if record is not None:
+        return site, record, None
     try:
         runbook = read_runbook(Path(input_path or "").absolute())
     except (StatelessError, OSError) as error:
@@ -170,7 +170,7 @@ def _record_of(
     return site, record, None
 
 
-def _seal(site: Site, record: Record, nb: Any, ended: RunEnded | None) -> RunEnded | None:
+def _seal(site: Site, record: RunRecord, nb: Any, ended: RunEnded | None) -> RunEnded | None:
     """Put the notebook and its page into the record, and end it; return how the run ended if that, too, counts.
 
     A page that can't be made or written is said in the record and changes nothing: the notebook is there.
@@ -180,7 +180,7 @@ def _seal(site: Site, record: Record, nb: Any, ended: RunEnded | None) -> RunEnd
         progress_file(site, record.run_id).unlink(missing_ok=True)
     try:
         record.attach(NOTEBOOK, nbformat.writes(nb).encode() + b"\n")
-        record.attach("record.html", render_page(nb, record.path.name).encode())
+        record.attach("record.html", render_page(nb, record.name).encode())
     except Exception as error:
         facts["left_undone"] = str(ending_of(error))
     state, code = (ended.state, ended.exit_code) if ended else (COMPLETED, 0)
@@ -188,12 +188,13 @@ def _seal(site: Site, record: Record, nb: Any, ended: RunEnded | None) -> RunEnd
         record.end(state, code, key=site.keys / PRIVATE, **facts)
     except (StatelessError, OSError) as error:  # the record reads as lost, or is not sealed: nobody may take that for 0
         return ended or ending_of(error)
-    tell_witness(site)
+    if isinstance(record, Record):  # else the service tells it
+        tell_witness(site)
     return ended
 
 
-def _changes(record: Record) -> str:
-    """Return in one sentence what the run changed."""
+def _changes(record: RunRecord) -> str:
+    """Return in one sentence what the run changed; of a record that the service keeps, it says that itself."""
     try:
         plan = json.loads((record.path / "plan.json").read_bytes())
     except FileNotFoundError:

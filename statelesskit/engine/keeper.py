@@ -12,8 +12,7 @@ from papermill.iorw import LocalHandler, papermill_io, write_ipynb
 
 from statelesskit import fs, scrub
 from statelesskit.audit.cells import cell_digests
-from statelesskit.audit.records import Record
-from statelesskit.runbook.launch import RunEnded
+from statelesskit.runbook.launch import RunEnded, RunRecord
 
 COMPLETED, NOT_RUN, SKIPPED = "completed", "not-run", "skipped"
 SKIP_TAG = "skip-execution"  # nbclient's
@@ -24,7 +23,7 @@ class Keeper(NotebookExecutionManager):  # type: ignore[misc]
     """papermill's keeper of states, with every write whole and no pending cell called completed."""
 
     def __init__(
-        self, nb: Any, output_path: str | None, log: bool, bar: Any, autosave: int, record: Record | None
+        self, nb: Any, output_path: str | None, log: bool, bar: Any, autosave: int, record: RunRecord | None
     ) -> None:
         self.record = record
         super().__init__(nb, output_path, log, bar, autosave)
@@ -35,7 +34,7 @@ class Keeper(NotebookExecutionManager):  # type: ignore[misc]
         scrub.in_place(self.nb)
         try:
             if self.record is not None:
-                fs.write_file(self.record.path / NOTEBOOK, nbformat.writes(self.nb).encode() + b"\n")
+                self.record.keep(NOTEBOOK, nbformat.writes(self.nb).encode() + b"\n")
         finally:  # the one must tell the truth where the other can't
             if self.output_path and self.output_path != "-":
                 write_ipynb(self.nb, self.output_path)
@@ -85,7 +84,7 @@ class Keeper(NotebookExecutionManager):  # type: ignore[misc]
             **self.nb.metadata.get("statelesskit", {}),
             "exit_code": ended.exit_code if ended else 0,
             "state": ended.state if ended else COMPLETED,
-            **({"record": self.record.path.name} if self.record else {}),
+            **({"record": self.record.name} if self.record else {}),
         }
 
 

@@ -15,10 +15,9 @@ from typing import Any
 
 from statelesskit import fs, scrub, service
 from statelesskit.action import Action
-from statelesskit.audit.records import Record
 from statelesskit.config import Site, load_site, site_root
 from statelesskit.errors import ParameterError, RefusedError
-from statelesskit.frames import Shown
+from statelesskit.frames import Applied, Shown
 from statelesskit.progress import Progress
 from statelesskit.runbook.launch import RECORD_VARIABLE, progress_file
 from statelesskit.runbook.parameters import CONFIRM
@@ -43,7 +42,7 @@ class Book:
         self.site, self.kind, self.runbook = site, kind, runbook
         self.parameters, self.confirm = dict(parameters), confirm
         path = os.environ.get(RECORD_VARIABLE)
-        self._record = Record.join(Path(path)) if path else None
+        self._record = service.join(self.site, Path(path)) if path else None
         self._outcome: service.Outcome | None = None
 
     @property
@@ -52,7 +51,7 @@ class Book:
 
     def state(self) -> Shown:
         """Show how things stand."""
-        title, rows = self.kind.survey(self.site)
+        title, rows = service.survey(self.site, self.kind)
         return Shown(title, rows)
 
     def plan(self) -> Shown:
@@ -84,7 +83,8 @@ class Book:
         progress = FileProgress(progress_file(self.site, self._record.run_id))
         self._outcome = service.perform(self.site, action, self.confirm, record=self._record, progress=progress)
         rows = [{"what": name, "is": _plain(value)} for name, value in self._outcome.result.items()]
-        return Shown("Applied" if self._outcome.plan.changes else "There was nothing to do", rows)
+        title = "Applied" if self._outcome.plan.changes else "There was nothing to do"
+        return Applied(title, rows, self._outcome.result)
 
     def verify(self) -> Shown:
         """Show what was looked at afterwards."""
@@ -94,8 +94,8 @@ class Book:
 
     def result(self) -> Shown:
         """Show how things stand now, and where the evidence is."""
-        title, rows = self.kind.survey(self.site)
-        return Shown(title, rows, [f"record: {self._record.path.name}"] if self._record else [])
+        title, rows = service.survey(self.site, self.kind)
+        return Shown(title, rows, [f"record: {self._record.name}"] if self._record else [])
 
 
 def _plain(value: Any) -> str:

@@ -55,11 +55,13 @@ def cancel(record: Path) -> None:
     if begin is None or state_of(record) != "running":
         raise ended
     try:
-        runner = os.pidfd_open(begin.facts["pid"])  # so that its number can't be another's by now
+        # Where the service keeps the record, who asked it is stopped: it then stops what it does for them.
+        runs = begin.facts.get("runner") or begin.facts
+        runner = os.pidfd_open(runs["pid"])  # so that its number can't be another's by now
     except ProcessLookupError:
         raise ended from None
     try:
-        if not process.is_alive(begin.facts):
+        if not process.is_alive(runs):
             raise ended
         signal.pidfd_send_signal(runner, signal.SIGTERM)
     except ProcessLookupError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,13 +18,12 @@ import click
 
 from statelesskit import scrub
 from statelesskit.audit.keys import PRIVATE
-from statelesskit.audit.listing import state_of
-from statelesskit.audit.records import Record
 from statelesskit.config import Site
-from statelesskit.errors import RefusedError, StatelessError
+from statelesskit.errors import PermissionNeededError, RefusedError, StatelessError
 from statelesskit.runbook.find import Runbook, is_ours
 from statelesskit.runbook.parameters import check
-from statelesskit.service import ending_of, stopped_by_signals
+from statelesskit.service import RunRecord as RunRecord
+from statelesskit.service import begin, ending_of, is_served, stopped_by_signals
 
 ENGINE = "statelesskit"
 RECORD_VARIABLE = "STATELESSKIT_RECORD"  # tells the kernel which record it is part of
@@ -108,7 +109,7 @@ def run_runbook(
             check(runbook.notebook, runbook.action, parameters)
             return _papermill(site, runbook, parameters, record, limits)
         except BaseException as error:
-            if state_of(record.path) == "running":
+            if not record.ended:
                 state, code, text = ending_of(error)
                 with suppress(StatelessError, OSError):  # what went wrong first is what must be told
                     record.end(state, code, key=site.keys / PRIVATE, error=text)
@@ -123,7 +124,7 @@ def begin_record(
     *,
     resumes: str = "",
     scheduled: Scheduled | None = None,
-) -> Record:
+) -> RunRecord:
     """Begin the record of a run; parameters that are secrets are blanked, and refused by the check that follows.
 
     It says whether the runbook was approved: by who scheduled just this one, or, where a person or another program
@@ -137,10 +138,10 @@ def begin_record(
     }
     facts |= {"approved": approved, "runbook_path": str(runbook.path), **({"resumes": resumes} if resumes else {})}
     facts |= {"schedule": scheduled.name} if scheduled else {}
-    return Record.begin(site.records, runbook.name, facts=facts, run_id=run_id)
+    return begin(site, runbook.name, runbook.action, facts, run_id)
 
 
-def _papermill(site: Site, runbook: Runbook, parameters: Mapping[str, Any], record: Record, limits: Limits) -> Ended:
+def _papermill(site: Site, runbook: Runbook, parameters: Mapping[str, Any], record: RunRecord, limits: Limits) -> Ended:
     import papermill
 
     os.environ[SITE_VARIABLE] = str(site.root)
@@ -151,12 +152,12 @@ def _papermill(site: Site, runbook: Runbook, parameters: Mapping[str, Any], reco
             parameters=dict(parameters),
             engine_name=ENGINE,
             progress_bar=False,
-            record_path=str(record.path),
+            record=record,
             **asdict(limits),
         )
     except RunEnded as ended:
-        return Ended(ended.state, ended.exit_code, record.path.name, ended.message)
-    return Ended("completed", 0, record.path.name, "")
+        return Ended(ended.state, ended.exit_code, record.name, ended.message)
+    return Ended("completed", 0, record.name, "")
 
 
 def new_run_id() -> str:
@@ -167,7 +168,7 @@ def new_run_id() -> str:
 def start_detached(site: Site, runbook: str, parameters: Mapping[str, Any], run_id: str) -> subprocess.Popen[bytes]:
     """Start ``statelesskit run`` in a session of its own; closing the browser or the kernel does not end it.
 
-    Its last words go to ``locks/run.ID.log``, for the case that it can't even begin its record.
+    Its last words go to :func:`run_log`, for the case that it can't even begin its record.
     """
     scrub.refuse_secrets(parameters)  # everybody on this host can read a process's arguments
     # -P: a stray json.py beside the runbook must not be imported instead of the real one.
@@ -188,9 +189,22 @@ def start_detached(site: Site, runbook: str, parameters: Mapping[str, Any], run_
 
 def run_log(site: Site, run_id: str) -> Path:
     """Return where a detached run's output goes."""
-    return site.locks / f"run.{run_id}.log"
+    return _run_folder(site) / f"run.{run_id}.log"
 
 
 def progress_file(site: Site, run_id: str) -> Path:
     """Return where a run in progress says how far it is."""
-    return site.locks / f"run.{run_id}.progress"
+    return _run_folder(site) / f"run.{run_id}.progress"
+
+
+def _run_folder(site: Site) -> Path:
+    """Return the site's folder, or one of this user alone, where what they do is done by the site's service."""
+    if not is_served(site):
+        return site.locks
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    folder = Path(own if own and os.access(own, os.W_OK) else tempfile.gettempdir()) / f"statelesskit-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    info = folder.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
+        raise PermissionNeededError(f"{folder} is not this user's alone", hint="remove it, or have XDG_RUNTIME_DIR set")
+    return folder

@@ -16,7 +16,7 @@ from statelesskit.audit.listing import list_records
 from statelesskit.config import Site
 from statelesskit.directory import open_directory
 from statelesskit.directory.session import connect
-from statelesskit.errors import DirectoryUnavailableError, LockedError, NotFoundError, RefusedError
+from statelesskit.errors import ConflictError, DirectoryUnavailableError, LockedError, NotFoundError, RefusedError
 from statelesskit.lock import held
 from statelesskit.site import init_site, start_site, stop_site
 from statelesskit.snapshot import list_snapshots, load
@@ -180,7 +180,7 @@ def test_a_plan_that_was_confirmed_does_just_that(names: tuple[Fleet, list[str]]
     action = ACTIONS["snapshot collect"].check(rule)
     digest = service.plan(fleet.site, action).digest
     perform(fleet.site, "snapshot delete", snapshot=found[4])
-    with pytest.raises(service.ConflictError):
+    with pytest.raises(ConflictError):
         service.perform(fleet.site, action, digest)
     assert there(fleet.site) == [*found[:4], found[5]]
 

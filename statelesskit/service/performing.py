@@ -1,13 +1,9 @@
-"""Perform an action: take the locks, plan, hold the plan against what was confirmed, apply, verify, record.
-
-Every front (command line, runbook, form) comes through this door. For now the action is performed in the
-caller's own process, and the record says so.
-"""
+"""Perform an action in this process: lock, plan, hold it against what was confirmed, apply, verify, record."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -46,33 +42,28 @@ class Outcome:
     record: str
 
 
-def plan(site: Site, action: Action) -> Plan:
-    """Say what an action would do. Read-only, so it takes no lock and leaves no record."""
-    return action.plan(site)
-
-
-def perform(
-    site: Site, action: Action, confirm: str, *, record: Record | None = None, progress: Progress = SILENT
+def perform_recorded(
+    site: Site,
+    action: Action,
+    confirm: str,
+    progress: Progress = SILENT,
+    *,
+    caller: Mapping[str, Any] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Do what an action says, if that is what was confirmed.
+    """Do what an action says, with a record of its own; see :func:`statelesskit.service.perform`.
 
     Args:
-        confirm: a plan's digest, ``auto`` (within the site's policy), ``AT_ONCE``, or "" for no.
-        record: the record of the run this is a part of; without one it gets its own, ended here.
-
-    Raises:
-        RefusedError: it was not confirmed, or policy says no. Nothing was changed.
-        ConflictError: it is no longer the plan that was confirmed. Nothing was changed.
-        LockedError: somebody else works on one of its objects.
-        StatelessError: whatever the action itself raises.
+        caller: what the record's begin tells of who asked, if that is not this process.
+        check: raises what is wrong with it before anything is looked at; that is recorded.
     """
-    if record is not None:
-        return _perform(site, action, confirm, record, progress)
-    record = Record.begin(site.records, action.verb, facts={"parameters": action.as_parameters()})
+    facts = {"parameters": action.as_parameters(), **(caller or {})}
+    record = Record.begin(site.records, action.verb, facts=facts)
     key = site.keys / PRIVATE
     try:
         with stopped_by_signals():
-            outcome = _perform(site, action, confirm, record, progress)
+            check()
+            outcome = perform_in(record, site, action, confirm, progress)
     except BaseException as error:
         state, code, text = ending_of(error)
         # Where even that can't be written the record stays without an end, and reads as lost; what the
@@ -87,7 +78,8 @@ def perform(
     return outcome
 
 
-def _perform(site: Site, action: Action, confirm: str, record: Record, progress: Progress) -> Outcome:
+def perform_in(record: Record, site: Site, action: Action, confirm: str, progress: Progress = SILENT) -> Outcome:
+    """Do what an action says as a part of the run that has that record."""
     with ExitStack() as locks:
         locks.enter_context(shown_by(progress))
         shared = dict.fromkeys(action.uses(), True) | dict.fromkeys(action.objects(), False)
