@@ -14,6 +14,7 @@ from statelesskit import fs
 from statelesskit.config import FOLDERS, Site
 from statelesskit.errors import NotFoundError, StatelessError
 from statelesskit.run import PACKAGE_OF, SYSTEM_PATH
+from statelesskit.service import is_served
 
 TOOLS = {  # program: what needs it
     "slapd": "the directory",
@@ -44,6 +45,10 @@ class Diagnosis:
 def examine(site: Site) -> Iterator[Diagnosis]:
     """Yield one diagnosis after the other. Changes nothing, raises nothing."""
     yield _python()
+    yield _service(site)
+    if is_served(site):  # the rest is the service's to need
+        yield _kernel()
+        return
     yield from _tools()
     yield _user(site)
     yield from _folders(site)
@@ -78,6 +83,20 @@ def _user(site: Site) -> Diagnosis:
     return Diagnosis(
         "user", "warning", f"uid {os.geteuid()}", "owners, devices and prototypes need root; run it with sudo"
     )
+
+
+def _service(site: Site) -> Diagnosis:
+    from statelesskit.service.client import connected
+
+    name = "service"
+    if not site.service.enabled:
+        return Diagnosis(name, "ok", "none: actions are done in process, by whoever has the rights, as records say")
+    try:
+        with connected(site):
+            rules = len(site.service.allow)
+            return Diagnosis(name, "ok", f"answers; {rules} rule{'s' if rules != 1 else ''} say who may do what")
+    except StatelessError as error:
+        return Diagnosis(name, "wrong", error.message, error.hint)
 
 
 def _folders(site: Site) -> Iterator[Diagnosis]:

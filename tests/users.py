@@ -73,9 +73,9 @@ class Served:
     def start(self) -> None:
         self.process = _service(self.site)
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
+    def stop(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        self.process.communicate(timeout=60)
 
     def environment(self) -> dict[str, str]:
         return {"PATH": "/usr/bin:/bin", "HOME": str(self.home), "STATELESSKIT_SITE": str(self.site.root)}

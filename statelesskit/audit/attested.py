@@ -39,9 +39,13 @@ def unattested_events(log: Sequence[Event]) -> Iterator[str]:
 
 def unattested_claims(notebook: bytes, log: Sequence[Event]) -> Iterator[str]:
     """Yield what a notebook's outputs say was applied and no event of its record attests."""
-    attested = [event.facts.get("result") for event in log if event.kind == APPLIED and not event.facts.get(CLAIMED)]
+    attested = {
+        canonical_json(event.facts.get("result"))
+        for event in log
+        if event.kind == APPLIED and not event.facts.get(CLAIMED)
+    }
     for index, claim in _claims(notebook):
-        if claim not in attested:
+        if canonical_json(claim) not in attested:  # as bytes: to Python true is 1
             shown = printable(canonical_json(claim).decode()[:500])
             yield f"cell {index}: claims as applied what no event attests: {shown}"
 

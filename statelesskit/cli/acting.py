@@ -15,7 +15,12 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one obj
 
 def site_of(ctx: click.Context) -> Site:
     """Return the site the command line names."""
-    return load_site(site_root(ctx.find_root().obj))
+    site = load_site(site_root(ctx.find_root().obj))
+    if site.service.enabled:
+        from statelesskit.service import see_running
+
+        see_running(site)
+    return site
 
 
 def action_command(

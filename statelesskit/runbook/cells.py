@@ -26,7 +26,9 @@ from statelesskit.runbook.parameters import CONFIRM
 def begin(kind: type[Action], runbook: str, names: Mapping[str, Any]) -> Book:
     """Begin a runbook's work: find the site, and take the parameters out of the notebook's names."""
     parameters = {item.name: names[item.name] for item in kind.parameters()}
-    return Book(load_site(site_root(None)), kind, runbook, parameters, names[CONFIRM])
+    site = load_site(site_root(None))
+    service.see_running(site)
+    return Book(site, kind, runbook, parameters, names[CONFIRM])
 
 
 class Book:

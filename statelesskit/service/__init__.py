@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from statelesskit.action import Action, Plan
-from statelesskit.audit import events
-from statelesskit.audit.events import Event
-from statelesskit.audit.records import EVENTS, Record
+from statelesskit.audit import files
+from statelesskit.audit.records import Record
 from statelesskit.config import Site
 from statelesskit.progress import SILENT, Progress
 from statelesskit.service.performing import AT_ONCE as AT_ONCE
@@ -114,10 +114,9 @@ def join(site: Site, path: Path) -> RunRecord:
     return Record.join(path)
 
 
-def told(site: Site, path: Path) -> list[Event]:
-    """Return the events of a record, also of one that goes on and is the service's to read."""
-    if is_served(site) and not os.access(path / EVENTS, os.R_OK):
+def see_running(site: Site) -> None:
+    """Have the logs of runs that go on read, too, by this process; while they grow only the service may open them."""
+    if is_served(site):
         from statelesskit.service import client
 
-        return client.told(site, path.name)
-    return events.read(path / EVENTS)[0]
+        files.read_otherwise(partial(client.log_of, site))

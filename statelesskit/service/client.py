@@ -6,11 +6,12 @@ import base64
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from statelesskit import __version__
 from statelesskit.action import Action, Plan
-from statelesskit.audit.events import Event
+from statelesskit.audit.records import EVENTS
 from statelesskit.config import Site
 from statelesskit.errors import ConflictError, EnvironmentLacksError, PermissionNeededError, StatelessError
 from statelesskit.progress import SILENT, Progress
@@ -38,14 +39,11 @@ def choices(site: Site, kind: type[Action], name: str) -> list[str]:
     return list(_ask(site, {"what": "choices", "verb": kind.verb, "name": name})["choices"])
 
 
-def told(site: Site, record: str) -> list[Event]:
-    """Return the events of a record that only the service may read yet."""
-    lines = base64.b64decode(_ask(site, {"what": "events", "record": record})["events"]).splitlines()
-    found = []
-    for line in lines:
-        with suppress(ValueError):
-            found.append(Event.decode(line))
-    return found
+def log_of(site: Site, path: Path) -> bytes | None:
+    """Return the event log of a record that only the service may read yet; None for any other file."""
+    if (path.parents[1], path.name) != (site.records, EVENTS):
+        return None
+    return base64.b64decode(_ask(site, {"what": "events", "record": path.parent.name})["events"])
 
 
 @contextmanager
@@ -86,7 +84,8 @@ def _ask(site: Site, request: Mapping[str, Any], progress: Progress = SILENT) ->
     with connected(site) as connection:
         lines = Lines(connection)
         try:
-            send(connection, {"format": FORMAT, **request})
+            with suppress(BrokenPipeError):  # it does not want to hear us, and has said why
+                send(connection, {"format": FORMAT, **request})
             return _answer(lines, progress)
         except KeyboardInterrupt:
             connection.shutdown(socket.SHUT_WR)

@@ -171,12 +171,12 @@ def listen(site: Site) -> socket.socket:
 def main(site: str | None, print_unit: bool) -> None:
     """Perform what others ask for on a site's socket, as its site.toml allows; run by root, mostly by systemd."""
     root = site_root(site)
-    if print_unit:
-        click.echo(unit_text(root), nl=False)
-        return
     try:
         with ExitStack() as stack:
             found = load_site(root)
+            if print_unit:
+                click.echo(unit_text(root, found.service.group), nl=False)
+                return
             if os.geteuid() != 0:
                 raise PermissionNeededError("the service performs what needs root", hint="run it as root, by systemd")
             if not found.service.enabled:

@@ -15,7 +15,7 @@ Description=statelesskit: what admins ask of {root}
 
 [Socket]
 ListenStream={socket}
-SocketMode=0666
+{access}
 RemoveOnStop=yes
 
 [Install]
@@ -28,13 +28,12 @@ Requires=statelesskit-service.socket
 After=network.target
 
 [Service]
-ExecStart={python} -I -m statelesskit.service.server --site {root}
+ExecStart={python} -I -m statelesskit.service.server --site {word}
 KillMode=mixed
 TimeoutStopSec=60
 UMask=0022
 NoNewPrivileges=yes
 ProtectSystem=full
-ProtectClock=yes
 ProtectControlGroups=yes
 ProtectHostname=yes
 ProtectKernelLogs=yes
@@ -46,12 +45,23 @@ SystemCallArchitectures=native
 """
 
 
-def unit_text(root: Path) -> str:
-    """Return both units, each below a comment that says where it belongs."""
-    return _TEXT.format(root=_word(root), socket=_word(root / SOCKET), python=_word(Path(sys.executable)))
+def unit_text(root: Path, group: str = "") -> str:
+    """Return both units, each below a comment that says where it belongs; ``group`` is who may connect."""
+    access = f"SocketMode=0660\nSocketGroup={group}" if group else "SocketMode=0666"
+    return _TEXT.format(
+        root=_setting(root),
+        socket=_setting(root / SOCKET),
+        access=access,
+        word=_word(root),
+        python=_word(Path(sys.executable)),
+    )
+
+
+def _setting(path: Path) -> str:
+    return str(path).replace("%", "%%")  # systemd.unit(5), specifiers
 
 
 def _word(path: Path) -> str:
-    """Return a path as systemd.syntax(7) wants it: a percent sign or a space would be more than itself."""
-    text = str(path).replace("\\", "\\x5c").replace("%", "%%")
-    return "".join(f"\\x{ord(one):02x}" if one in " \"'$;\t\n" else one for one in text)
+    """Return a path as one word of a command line: systemd.service(5), command lines."""
+    text = "".join(f"\\x{ord(one):02x}" if one in " \"'\\;\t" else one for one in str(path))
+    return text.replace("%", "%%").replace("$", "$$")

@@ -6,7 +6,8 @@ from typing import Any
 
 import ipywidgets as widgets
 
-from statelesskit.action import Parameter
+from statelesskit import service
+from statelesskit.action import Action, Parameter
 from statelesskit.config import Site
 from statelesskit.names import printable
 from statelesskit_widgets import markup
@@ -44,15 +45,15 @@ class Field(widgets.VBox):  # type: ignore[misc] # ipywidgets has no types
         self.input.style.description_width = room
         self._help.layout.margin = f"0 0 0 calc({room} + 10px)"
 
-    def offer(self, site: Site) -> None:
-        """Ask the live site what there is to choose from. A value that is not among it stays, and says so.
+    def offer(self, site: Site, kind: type[Action]) -> None:
+        """Ask the live site what there is to choose from for an action. A value that is not among it stays, and says so.
 
         Raises:
             StatelessError: it can't be asked; the field offers what it did before.
         """
         if self.item.choices is None:
             return
-        choices = list(self.item.choices(site))
+        choices = service.choices(site, kind, self.item.name)
         options = _options(self.item, choices, str(self.value))
         if options != list(self.input.options):
             value = self.input.value

@@ -123,7 +123,7 @@ class ActionForm(widgets.VBox):  # type: ignore[misc] # ipywidgets has no types
         if sight.checks:
             parts.append(markup.capped("Verified", sight.checks))
         self._leave(*parts)
-        title, rows = self.book.kind.survey(self.book.site)
+        title, rows = service.survey(self.book.site, self.book.kind)
         self._leave(*parts, markup.capped(f"{title}, after it", rows))
         self._refresh_choices()
 
@@ -139,7 +139,7 @@ class ActionForm(widgets.VBox):  # type: ignore[misc] # ipywidgets has no types
     def _refresh_choices(self) -> None:
         for field in self.fields.values():
             with self._guarded():
-                field.offer(self.book.site)
+                field.offer(self.book.site, self.book.kind)
 
     def _button(self, text: str, work: Callable[[], None], style: str = "") -> Any:
         button = widgets.Button(description=text, button_style=style, layout=widgets.Layout(width="max-content"))
