@@ -91,10 +91,10 @@ def _service(site: Site) -> Diagnosis:
     name = "service"
     if not site.service.enabled:
         return Diagnosis(name, "ok", "none: actions are done in process, by whoever has the rights, as records say")
+    rules = site.service.allow
     try:
         with connected(site):
-            rules = len(site.service.allow)
-            return Diagnosis(name, "ok", f"answers; {rules} rule{'s' if rules != 1 else ''} say who may do what")
+            return Diagnosis(name, "ok", f"answers; rules that say who else than root may do what: {len(rules)}")
     except StatelessError as error:
         return Diagnosis(name, "wrong", error.message, error.hint)
 

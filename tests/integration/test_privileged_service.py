@@ -383,6 +383,81 @@ def test_a_notebook_that_claims_what_was_not_done_is_found(served: Served) -> No
     assert '"serial":99' in found[0].finding
 
 
+FORM = """
+import asyncio, sys
+from statelesskit.actions import PushSnapshot
+from statelesskit.runbook.cells import begin
+from statelesskit_widgets.following import Run
+from statelesskit_widgets.form import ActionForm
+
+async def main():
+    names = {"channel": "desktop/stable", "snapshot": sys.argv[1], "confirm": ""}
+    form = ActionForm(begin(PushSnapshot, "71-push-snapshot", names))
+    print("offered", [value for _, value in form.fields["channel"].input.options])
+    form.review.click()
+    print("button", form.confirm.description)
+    form.confirm.click()
+    seen = False
+    while form.run.busy:
+        seen = seen or Run.find(form.book.site, form._runbook) is not None
+        await asyncio.sleep(0.1)
+    print("seen", seen)
+    print(form.alert.value, form.result)
+
+asyncio.run(main())
+"""
+
+
+def test_a_form_works_for_a_user_without_rights(served: Served) -> None:
+    fleet = served.fleet
+    fleet.push(fleet.one)
+    done = served.python("-W", "ignore", "-c", FORM, fleet.two)
+    assert done.returncode == 0, done.stderr
+    assert "offered ['', 'desktop/stable']" in done.stdout
+    assert "button Push: 3 clients change" in done.stdout
+    assert "seen True" in done.stdout
+    assert "completed" in done.stdout
+    assert fleet.pointed_at()[0] == fleet.two
+    begin, *_ = told(last(served.site))
+    assert (begin.facts["mode"], begin.facts["user"]) == ("service", USER)
+    assert clean(served.site)
+
+
+def test_doctor_says_who_performs(served: Served) -> None:
+    def found(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, str]]:
+        return {row["check"]: row for row in map(json.loads, done.stdout.splitlines())}
+
+    mine = found(served.run("site", "doctor", "--json"))
+    assert mine["service"]["found"].startswith("answers")
+    assert {row["state"] for row in mine.values()} == {"ok"}
+    assert found(served.fleet.run("site", "doctor", "--json"))["service"]["state"] == "ok"
+
+
+def test_a_run_can_be_followed_and_cancelled_by_its_user(served: Served, request: pytest.FixtureRequest) -> None:
+    from statelesskit.runbook.find import runbook_folder
+
+    fleet, site = served.fleet, served.site
+    fleet.push(fleet.one)
+    notebook = json.loads((runbook_folder() / "71-push-snapshot.ipynb").read_text())
+    slow = {"cell_type": "code", "id": "slow", "metadata": {}, "source": "import time\n\ntime.sleep(60)", "outputs": []}
+    notebook["cells"].insert(3, {**slow, "execution_count": None})
+    path = served.home / "71-slow.ipynb"
+    path.write_text(json.dumps(notebook))
+    words = ["run", str(path), "-p", "channel=desktop/stable", "-p", f"snapshot={fleet.two}", "--run-id", "0badcafe"]
+    with served.popen("-m", "statelesskit", *words) as at:
+        eventually(lambda: any(one.run_id == "0badcafe" for one in list_records(site.records)))
+        record = last(site)
+        eventually(lambda: sum(event.kind == "cell-began" for event in events.read(record / EVENTS)[0]) >= 3)
+        listed = served.run("runs", "list", "--json")
+        assert json.loads(listed.stdout.splitlines()[-1])["run_id"] == "0badcafe"
+        assert served.run("runs", "cancel", "0badcafe").returncode == 0
+        assert at.wait(60) == 143
+        at.communicate()
+    assert served.process.poll() is None
+    assert state_of(record) == "cancelled"
+    assert clean(site)
+
+
 def test_a_runner_that_is_killed_leaves_a_lost_record(served: Served) -> None:
     fleet, site = served.fleet, served.site
     fleet.push(fleet.one)

@@ -134,8 +134,7 @@ def test_a_notebook_that_is_none_claims_nothing(tmp_path: Path, notebook: bytes)
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
 @pytest.mark.parametrize(("name", "group"), [("site", "adm"), ("a site with 100% of 'everything'", "")])
 def test_systemd_takes_the_units(tmp_path: Path, name: str, group: str) -> None:
-    root = tmp_path / name
-    root.mkdir()
+    root = Path("/srv", name)
     paths = []
     for part in unit_text(root, group).split("# /etc/systemd/system/")[1:]:
         path = tmp_path / part.partition("\n")[0]

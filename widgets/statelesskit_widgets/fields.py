@@ -46,7 +46,7 @@ class Field(widgets.VBox):  # type: ignore[misc] # ipywidgets has no types
         self._help.layout.margin = f"0 0 0 calc({room} + 10px)"
 
     def offer(self, site: Site, kind: type[Action]) -> None:
-        """Ask the live site what there is to choose from for an action. A value that is not among it stays, and says so.
+        """Ask the live site what there is to choose from for an action. A value not among it stays, and says so.
 
         Raises:
             StatelessError: it can't be asked; the field offers what it did before.
