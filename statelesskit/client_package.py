@@ -66,7 +66,7 @@ def _contents() -> dict[str, tuple[bytes, int]]:
 def _tar(contents: dict[str, tuple[bytes, int]], links: dict[str, str]) -> bytes:
     folders = {path[:at] for path in (*contents, *links) for at, one in enumerate(path) if one == "/"}
     raw = io.BytesIO()
-    with tarfile.open(fileobj=raw, mode="w", format=tarfile.GNU_FORMAT) as tar:
+    with tarfile.TarFile(fileobj=raw, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path in sorted({"", *folders, *contents, *links}):
             info = tarfile.TarInfo(f"./{path}")  # owner root, and the beginning of 1970
             if path in contents:
