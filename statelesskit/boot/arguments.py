@@ -23,6 +23,8 @@ on being booted with the version it was built for.
 | `nfs:ADDRESS:/PATH[,port=N]` | an exported tree, over NFS 4.2 | nothing: the server and the network are trusted |
 
 An image is a squashfs or an EROFS file, with the hash tree of `veritysetup format` appended where `sk.verity` is.
+An NFS server has to send owners as numbers, as Linux's own does.
+
 A root that needs a check and has none in the arguments, or fails it, is refused: the console says
 `statelesskit: REFUSED: …` and the machine stops there. What can't be had is tried for five minutes; then the console
 says `statelesskit: FAILED: …`, and after a minute the machine starts anew. With `panic=N` both start anew after N

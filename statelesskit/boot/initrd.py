@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from statelesskit import fs
-from statelesskit.errors import CommandError, NotFoundError, PermissionNeededError
+from statelesskit.errors import CommandError, NoSpaceError, NotFoundError, PermissionNeededError
 from statelesskit.names import printable
 from statelesskit.progress import SILENT, Progress
 from statelesskit.prototype.sandbox import run_contained
@@ -52,9 +52,9 @@ def build_boot_files(tree: Path, dest: Path, progress: Progress = SILENT) -> Boo
         CommandError: its initramfs-tools failed.
         UsageError: the tree has no folders to mount on.
         PermissionNeededError: we are not root.
-        NoSpaceError: it does not fit into ``dest``.
+        NoSpaceError: it does not fit into ``dest``, or what its tools write not into memory.
 
-    Files of an earlier build stay until the new ones are whole.
+    After an error, what an earlier build left in ``dest`` is there, and nothing else of this one.
     """
     if os.geteuid() != 0:
         raise PermissionNeededError("only root can build an initrd in a snapshot's tree", hint="run it with sudo")
@@ -64,11 +64,10 @@ def build_boot_files(tree: Path, dest: Path, progress: Progress = SILENT) -> Boo
         told.seek(0)
         release = told.read().decode(errors="backslashreplace").strip()
     kernel, initrd = dest / "vmlinuz", dest / "initrd.img"
-    with fs.new_file(kernel) as fd:
-        _build(tree, "kernel", fd)
-    progress.stage(f"building the initrd of Linux {printable(release)}")
-    with fs.new_file(initrd) as fd:
-        _build(tree, "initrd", fd)
+    with fs.new_file(kernel) as kernel_fd, fs.new_file(initrd) as initrd_fd:
+        _build(tree, "kernel", kernel_fd)
+        progress.stage(f"building the initrd of Linux {printable(release)}")
+        _build(tree, "initrd", initrd_fd)
     return BootFiles(release, kernel, initrd)
 
 
@@ -86,5 +85,10 @@ def _build(tree: Path, what: str, out: int) -> None:
     if code in LACKING:
         lacks, hint = LACKING[code]
         raise NotFoundError(f"{printable(tree)} has {lacks}", hint=hint)
+    if code and "No space left on device" in said:
+        raise NoSpaceError(
+            f"no space left for the {what} of {printable(tree)}: where it is to be kept, or in memory",
+            hint="free some space and try again; nothing half-made was left",
+        )
     if code:
         raise CommandError(["build", what], code, "\n".join(printable(line) for line in said.splitlines()))

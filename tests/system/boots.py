@@ -161,7 +161,7 @@ def nbd_server(image: Path, port: int) -> Iterator[str]:
 
 GANESHA = """
 NFS_CORE_PARAM {{ Protocols = 4; NFS_Port = {port}; Bind_addr = 127.0.0.1; Enable_RQUOTA = false; }}
-NFSV4 {{ Graceless = true; RecoveryBackend = fs; }}
+NFSV4 {{ Graceless = true; Only_Numeric_Owners = {numeric}; RecoveryBackend = fs; }}
 EXPORT {{ Export_Id = 1; Path = "{tree}"; Pseudo = "/root"; Access_Type = RO; Squash = No_Root_Squash;
   SecType = sys; Protocols = 4; Transports = TCP; FSAL {{ Name = VFS; }} }}
 LOG {{ Default_Log_Level = WARN; }}
@@ -169,10 +169,14 @@ LOG {{ Default_Log_Level = WARN; }}
 
 
 @contextmanager
-def nfs_server(tree: Path, place: Path, port: int) -> Iterator[str]:
-    """Export one tree read-only; yield ADDRESS:/PATH,port=N as a guest sees it."""
+def nfs_server(tree: Path, place: Path, port: int, *, numeric: bool = True) -> Iterator[str]:
+    """Export one tree read-only; yield ADDRESS:/PATH,port=N as a guest sees it.
+
+    Args:
+        numeric: send owners as numbers, not as names.
+    """
     conf = place / "ganesha.conf"
-    conf.write_text(GANESHA.format(port=port, tree=tree))
+    conf.write_text(GANESHA.format(port=port, tree=tree, numeric=str(numeric).lower()))
     argv = ["ganesha.nfsd", "-F", "-f", str(conf), "-L", str(place / "ganesha.log"), "-p", str(place / "ganesha.pid")]
     with serving(argv, port):
         yield f"{HOST}:/root,port={port}"
@@ -193,8 +197,10 @@ class Image:
 
 
 def make_image(tree: Path, path: Path) -> Image:
-    words = ["-comp", "zstd", "-Xcompression-level", "3", "-quiet", "-no-progress"]
-    subprocess.run(["mksquashfs", tree, path, *words], check=True)
+    """Make a squashfs, or an EROFS if that is how the path ends."""
+    erofs = ["mkfs.erofs", "-zlz4", path, tree]
+    squashfs = ["mksquashfs", tree, path, "-comp", "zstd", "-Xcompression-level", "3", "-quiet", "-no-progress"]
+    subprocess.run(erofs if path.suffix == ".erofs" else squashfs, check=True, capture_output=True)
     offset = -(-path.stat().st_size // 4096) * 4096
     with path.open("r+b") as file:
         file.truncate(offset)

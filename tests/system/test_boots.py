@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import filecmp
 import json
+import re
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +18,9 @@ import pytest
 from statelesskit.boot.arguments import kernel_arguments
 from statelesskit.boot.initrd import BootFiles, build_boot_files
 from statelesskit.config import FOLDERS, TEMPLATE, load_site
-from statelesskit.errors import NotFoundError
+from statelesskit.errors import NoSpaceError, NotFoundError
 from statelesskit.export.snapshot_tree import export_snapshot
+from statelesskit.fs import mounts_below
 from statelesskit.prototype.create import create
 from statelesskit.prototype.sandbox import run_in
 from statelesskit.snapshot import Snapshot, load_manifest
@@ -45,7 +49,7 @@ PACKAGES = [
 
 @dataclass(frozen=True)
 class Booted:
-    """A snapshot, ready to be booted: its tree, its image, its kernel and initrd."""
+    """A snapshot, ready to be booted: its tree, an image of it, its kernel and initrd."""
 
     snapshot: Snapshot
     tree: Path
@@ -158,10 +162,11 @@ def test_an_image_in_memory(debian: Booted, tmp_path: Path) -> None:
 
 
 def test_an_image_by_blocks_each_checked(debian: Booted, tmp_path: Path) -> None:
-    with nbd_server(debian.image.path, free_port()) as address:
-        console = debian.boot(tmp_path, debian.arguments(f"nbd:{address}"))
-    check_seen(console, debian, f"nbd:{address}")
-    assert "/=squashfs:ro" in console.seen()["mounts"].split()
+    erofs = replace(debian, image=make_image(debian.tree, tmp_path / "root.erofs"))
+    with nbd_server(erofs.image.path, free_port()) as address:
+        console = debian.boot(tmp_path, erofs.arguments(f"nbd:{address}"))
+    check_seen(console, erofs, f"nbd:{address}")
+    assert "/=erofs:ro" in console.seen()["mounts"].split()
 
 
 def test_a_tree_over_nfs(debian: Booted, tmp_path: Path) -> None:
@@ -169,6 +174,13 @@ def test_a_tree_over_nfs(debian: Booted, tmp_path: Path) -> None:
         console = debian.boot(tmp_path, debian.arguments(f"nfs:{address}"))
     check_seen(console, debian, f"nfs:{address}", capability=False)  # NFS carries none: DESIGN says so before
     assert "/=nfs4:ro" in console.seen()["mounts"].split()
+
+
+def test_a_tree_whose_owners_would_all_be_nobody_is_not_booted(debian: Booted, tmp_path: Path) -> None:
+    with nfs_server(debian.tree, tmp_path, free_port(), numeric=False) as address:
+        console = debian.boot(tmp_path, debian.arguments(f"nfs:{address}"))
+    assert re.search(r"^statelesskit: FAILED: nfs:\S+ says that 4294967294 owns /", console.text, re.M), console.text
+    assert console.seen() == {}
 
 
 def test_an_image_on_a_medium(debian: Booted, tmp_path: Path) -> None:
@@ -214,6 +226,37 @@ def test_the_same_tree_gives_the_same_boot_files_in_another_folder(debian: Boote
     assert filecmp.cmp(debian.files.initrd, again.initrd, shallow=False)
     assert again.kernel_release == debian.files.kernel_release
     assert {path.name for path in tmp_path.iterdir()} == {"another", "initrd.img", "vmlinuz"}
+
+
+BUILD = (
+    "import sys, pathlib; from statelesskit.boot.initrd import *; build_boot_files(*map(pathlib.Path, sys.argv[1:]))"
+)
+
+
+def test_a_killed_build_leaves_the_tree_as_it_was(debian: Booted, tmp_path: Path) -> None:
+    before = look(debian.tree)
+    with subprocess.Popen([sys.executable, "-c", BUILD, debian.tree, tmp_path]) as building:
+        while not list(tmp_path.glob(".initrd.img*")):
+            time.sleep(0.1)
+        time.sleep(2)  # into mkinitramfs
+        assert building.poll() is None
+        building.kill()
+    assert look(debian.tree) == before
+    assert mounts_below(debian.tree) == set()
+    assert all(path.name.startswith(".") for path in tmp_path.iterdir())
+    build_boot_files(debian.tree, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"initrd.img", "vmlinuz"}
+
+
+def test_a_full_disk_is_said_and_earlier_files_stay(debian: Booted, tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", tmp_path], check=True)
+    try:
+        (tmp_path / "vmlinuz").write_text("earlier")
+        with pytest.raises(NoSpaceError, match="initrd"):
+            build_boot_files(debian.tree, tmp_path)
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["earlier"]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 @pytest.mark.parametrize(
