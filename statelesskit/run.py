@@ -19,11 +19,13 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Which Debian package brings a program, for the hint when it is missing.
 PACKAGE_OF = {
-    "grub-mkrescue": "grub-common",
+    "grub-mkimage": "grub-common",
     "ldapsearch": "ldap-utils",
+    "mcopy": "mtools",
     "mformat": "mtools",
     "mkfs.erofs": "erofs-utils",
     "mksquashfs": "squashfs-tools",
+    "mmd": "mtools",
     "mmdebstrap": "mmdebstrap",
     "skopeo": "skopeo",
     "slapadd": "slapd",

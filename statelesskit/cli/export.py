@@ -110,6 +110,56 @@ _image("squashfs", "Write SNAPSHOT as a squashfs image at DEST; what the format 
 @export.command()
 @click.argument("snapshot")
 @click.argument("dest", type=click.Path(path_type=Path))
+@click.option(
+    "--root", "kind", type=click.Choice(["erofs", "squashfs"]), help="Kind of its image; else one that holds all."
+)
+@click.option("--medium", default="", metavar="cd|dvd|BYTES", help="Refuse it if it does not fit on this.")
+@click.option("--append", multiple=True, metavar="ARGUMENT", help="One more argument for its kernel, as console=ttyS0.")
+@click.option("--waive", is_flag=True, help="Go on although access control lists are lost.")
+@JSON
+@click.pass_context
+def iso(
+    ctx: click.Context,
+    snapshot: str,
+    dest: Path,
+    kind: str | None,
+    medium: str,
+    append: tuple[str, ...],
+    waive: bool,
+    as_json: bool,
+) -> None:
+    """Write SNAPSHOT as a live system on a disc image DEST, for CD, DVD and USB stick, BIOS and UEFI.
+
+    It boots SNAPSHOT's own kernel and checks each block it reads. On the disc, `sha256sum -c SHA256SUMS` tells whether
+    it was burnt well.
+    """
+    from statelesskit.export.images import best_kind
+    from statelesskit.export.iso import make_iso
+    from statelesskit.snapshot import load_manifest
+    from statelesskit.store import Store
+
+    target = dest.absolute()
+    with _given(ctx, snapshot) as (site, found, progress):
+        manifest = load_manifest(site, found)
+        disc = make_iso(
+            manifest,
+            Store(site.store),
+            target,
+            snapshot,
+            kind or best_kind(manifest),
+            medium=medium,
+            append=append,
+            waive=waive,
+            progress=progress,
+        )
+    facts = {"iso": str(target), "bytes": disc.bytes, "sha256": disc.sha256, "label": disc.label}
+    image = {"root": disc.image.kind, "verity_root_hash": disc.image.verity_root_hash}
+    _tell({"snapshot": snapshot, "digest": found.digest, **facts, **image}, disc.image.lost, as_json=as_json)
+
+
+@export.command()
+@click.argument("snapshot")
+@click.argument("dest", type=click.Path(path_type=Path))
 @JSON
 @click.pass_context
 def tar(ctx: click.Context, snapshot: str, dest: Path, as_json: bool) -> None:
