@@ -18,6 +18,7 @@ from statelesskit import __version__
 NAME = "statelesskit-client"
 UNITS = "usr/lib/systemd/system"
 TIMER = "statelesskit-report.timer"
+PROGRAM = "usr/bin/statelesskit-report"
 CONTROL = """\
 Package: {name}
 Version: {version}
@@ -52,12 +53,17 @@ def debian_package() -> bytes:
     return b"!<arch>\n" + b"".join(_member(name, data) for name, data in members.items())
 
 
+def program() -> bytes:
+    """Return the reporter, which is one file."""
+    return files("statelesskit").joinpath("client/report.py").read_bytes()
+
+
 def _contents() -> dict[str, tuple[bytes, int]]:
     """Return content and mode of each file, by its path."""
     ours = files("statelesskit")
     units = {f"{UNITS}/{name}": name for name in ("statelesskit-report.service", TIMER)}
     return {
-        "usr/bin/statelesskit-report": (ours.joinpath("client/report.py").read_bytes(), 0o755),
+        PROGRAM: (program(), 0o755),
         **{path: (ours.joinpath(f"resources/client/{name}").read_bytes(), 0o644) for path, name in units.items()},
         f"usr/share/doc/{NAME}/copyright": (COPYRIGHT.encode(), 0o644),
     }

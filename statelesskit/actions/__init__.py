@@ -15,6 +15,7 @@ from statelesskit.actions.delete_snapshot import DeleteSnapshot
 from statelesskit.actions.enrol_client import EnrolClient
 from statelesskit.actions.import_clients import ImportClients, UndoImport
 from statelesskit.actions.import_snapshot import ImportSnapshot
+from statelesskit.actions.install_client import InstallClient
 from statelesskit.actions.make_replica import MakeReplica
 from statelesskit.actions.manage_clients import ChangeClient, PinClient, RemoveClient, UnpinClient
 from statelesskit.actions.manage_groups import AddToGroup, ChangeGroup, CreateGroup, DeleteGroup, RemoveFromGroup
@@ -55,6 +56,7 @@ ACTIONS: dict[str, type[Action]] = {
         NoteSnapshot,
         ImportClients,
         ImportSnapshot,
+        InstallClient,
         PinClient,
         PreparePrototype,
         PruneRecords,

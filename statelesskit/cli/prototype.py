@@ -117,14 +117,16 @@ def changes(ctx: click.Context, /, name: str, since: str | None, reread: bool, a
 @prototype.command()
 @click.argument("name")
 @click.option("--defaults", is_flag=True, help="Write the rules that suit a Debian root, in place of those it has.")
+@click.option("--client", is_flag=True, help="Install the package with which its clients report what they run.")
 @JSON
 @click.pass_context
-def prepare(ctx: click.Context, name: str, defaults: bool, as_json: bool) -> None:
+def prepare(ctx: click.Context, name: str, defaults: bool, client: bool, as_json: bool) -> None:
     """Show what of a prototype never comes into a snapshot, and how many names that fits now.
 
     The rules are in prototypes/NAME/prepare.toml of the site; they change snapshots, never the prototype.
     """
     from statelesskit import service
+    from statelesskit.actions.install_client import InstallClient
     from statelesskit.actions.prepare_prototype import PreparePrototype
     from statelesskit.cli import output
     from statelesskit.prototype import load
@@ -133,6 +135,9 @@ def prepare(ctx: click.Context, name: str, defaults: bool, as_json: bool) -> Non
     site = site_of(ctx)
     if defaults:
         service.perform(site, PreparePrototype(name), service.AT_ONCE)
+    if client:
+        with output.progress() as progress:
+            service.perform(site, InstallClient(name), service.AT_ONCE, progress=progress)
     tree = load(site, name).tree
     rules = load_rules(site, name)
     hits = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -16,10 +18,13 @@ from statelesskit import client_package
 from statelesskit.actions import ACTIONS
 from statelesskit.client import report
 from statelesskit.config import Site
+from statelesskit.errors import StatelessError
 from statelesskit.reports.judging import milliseconds
 from statelesskit.reports.writer import Writer
 from statelesskit.service import AT_ONCE, perform
+from statelesskit.site import init_site
 from tests.conftest import free_port
+from tests.integration.test_prototype_create import small_root
 from tests.integration.test_reports import DIGEST, SNAPSHOT, body, codes, listening, made, site, status
 
 __all__ = ["made", "site"]  # fixtures
@@ -160,3 +165,42 @@ def test_dpkg_installs_it_into_a_root_and_removes_it_without_a_trace(tmp_path: P
     assert (root / "usr/bin/statelesskit-report").is_file()
     subprocess.run([*argv, "--purge", client_package.NAME], check=True, capture_output=True, timeout=60)
     assert not (root / "usr").exists()
+
+
+@pytest.mark.root
+def test_it_is_installed_in_a_prototype_once(tmp_path: Path) -> None:
+    """With dpkg itself, in a tree just big enough for that."""
+    tree = tiny_debian(tmp_path / "tree")
+    site, _ = init_site(tmp_path / "site", name="test", port=free_port())
+    perform(site, ACTIONS["prototype create"].check({"name": "desktop", "source": f"at:{tree}"}), AT_ONCE)
+    action = ACTIONS["prototype prepare client"].check({"name": "desktop"})
+    outcome = perform(site, action, AT_ONCE)
+    assert [row["found"] for row in outcome.checks] == ["this version"]
+    assert (tree / client_package.PROGRAM).read_bytes() == Path(report.__file__).read_bytes()
+    assert "Package: statelesskit-client\nStatus: install ok installed" in (tree / "var/lib/dpkg/status").read_text()
+    assert list((tree / "tmp").iterdir()) == []
+    assert not perform(site, action, AT_ONCE).plan.changes
+    (tree / "var/lib/dpkg/status").write_text("")  # no Python, and no apt to bring it
+    (tree / client_package.PROGRAM).unlink()
+    with pytest.raises(StatelessError, match="could not be installed"):
+        perform(site, action, AT_ONCE)
+
+
+def tiny_debian(tree: Path) -> Path:
+    small_root(tree)
+    names = ("sh", "cat", "rm", "tar", "dpkg", "dpkg-deb", "dpkg-split")
+    programs = {name: Path(shutil.which(name) or name).resolve() for name in names}
+    programs |= dict.fromkeys(("diff", "ldconfig", "start-stop-daemon"), Path("/bin/true"))
+    linked = subprocess.run(["ldd", *programs.values()], check=True, capture_output=True, text=True).stdout
+    for library in set(re.findall(r"(/\S+) \(0x", linked)):
+        place = tree / library.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(library, place)
+    for name, program in programs.items():
+        shutil.copy(program, tree / "usr/bin" / name)
+    for folder in ("info", "updates", "triggers"):
+        (tree / "var/lib/dpkg" / folder).mkdir(parents=True)
+    python = {"Status": "install ok installed", "Maintainer": "x", "Architecture": "all", "Version": "3.11"}
+    lines = [f"{name}: {value}\n" for name, value in {"Package": "python3", **python, "Description": "x"}.items()]
+    (tree / "var/lib/dpkg/status").write_text("".join(lines) + "\n")
+    return tree
