@@ -7,20 +7,21 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientError, ClientSession, TCPConnector, web
 
 from statelesskit.actions import ACTIONS
 from statelesskit.audit.keys import create_record_key
-from statelesskit.config import Site
+from statelesskit.config import Site, load_site
 from statelesskit.directory import Client, PrototypeEntry, SnapshotEntry, assignments, open_directory, slapd, wire
 from statelesskit.directory.accounts import add_account, grant
 from statelesskit.directory.conf import ldapi_uri, pid_file
@@ -42,6 +43,7 @@ pytestmark = pytest.mark.slapd
 SNAPSHOT = "desktop-20261121T073000Z"
 DIGEST = "sha256:" + "b" * 64
 CLIENTS = 200
+ROOT = Path(__file__).parents[2]
 Told = tuple[int, dict[str, Any]]
 
 
@@ -447,3 +449,46 @@ def test_a_full_disk_sends_clients_away(site: Site, monkeypatch: pytest.MonkeyPa
     finally:
         slapd.start(site)
     assert codes(site, body("c9")) == [200]
+
+
+async def serve(root: str) -> None:
+    """Be the door of a site until killed; what the next test runs in a process of its own."""
+    async with listening(Writer(load_site(Path(root)))) as url:
+        print(url, flush=True)
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["directory there", "directory away"])
+def test_what_was_promised_outlives_a_door_that_is_killed(site: Site, away: bool) -> None:
+    code = f"import asyncio; from {__name__} import serve; asyncio.run(serve({str(site.root)!r}))"
+    door = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert door.stdout
+    try:
+        url = door.stdout.readline().strip() + "report"
+        if away:
+            slapd.stop(site)
+        promised: list[int] = []
+
+        async def storm() -> None:
+            async with ClientSession(connector=TCPConnector(limit=0)) as session:
+
+                async def one(number: int) -> None:
+                    with suppress(ClientError):
+                        async with session.post(url, data=body(f"c{number}", counter=1)) as answer:
+                            assert answer.status == 200
+                            promised.append(number)
+                            door.kill()
+
+                await asyncio.gather(*map(one, range(CLIENTS)))
+
+        asyncio.run(storm())
+    finally:
+        door.kill()
+        door.communicate()
+        slapd.start(site)
+    assert promised
+    codes(site, body("status"))  # the next door writes what waited
+    assert not Spool(site)
+    with open_directory(site) as directory:
+        reported = {one.client for one in directory.reports()}
+    assert {f"c{number}" for number in promised} <= reported
