@@ -14,13 +14,14 @@ import re
 import ssl
 import stat
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from aiohttp import web
-from aiohttp.abc import AbstractAccessLogger
+from aiohttp.abc import AbstractAccessLogger, AbstractStreamWriter
 
 from statelesskit.clients.discovered import note
 from statelesskit.config import Site
@@ -68,8 +69,8 @@ def _door(site: Site) -> list[web.RouteDef]:
 
     try:
         return routes(site)
-    except StatelessError as error:
-        logging.warning("no reports are taken: %s (%s)", printable(error.message), printable(error.hint))
+    except (StatelessError, OSError) as error:  # an ordinary user may not read the door's password
+        logging.warning("no reports are taken: %s", printable(str(error)))
         return []
 
 
@@ -96,16 +97,24 @@ async def _give(top: Path, request: web.Request) -> web.StreamResponse:
             with suppress(asyncio.QueueFull):  # it will ask again
                 request.app[_UNKNOWN].put_nowait((found[1], request.remote or ""))
         raise web.HTTPNotFound(text="there is no such file\n") from None
-    try:
-        headers = {"Content-Type": _TYPES.get(Path(path).suffix, "application/octet-stream")}
-        info = os.fstat(fd)
-        if info.st_size <= SMALL and "Range" not in request.headers:
-            return web.Response(body=os.read(fd, SMALL + 1), headers={**headers, "Cache-Control": "no-cache"})
-        response = web.FileResponse(f"/proc/self/fd/{fd}", headers=headers)
-        await response.prepare(request)  # sends all of it
-        return response
-    finally:
-        os.close(fd)
+    headers = {"Content-Type": _TYPES.get(Path(path).suffix, "application/octet-stream")}
+    file = os.fdopen(fd, "rb")
+    if os.fstat(fd).st_size > SMALL or "Range" in request.headers:
+        return _OpenFile(file, headers)
+    with file:
+        return web.Response(body=file.read(), headers=headers)
+
+
+class _OpenFile(web.FileResponse):
+    """A file that is open already, so that what was checked is what is sent; in ranges, if asked for."""
+
+    def __init__(self, file: BinaryIO, headers: Mapping[str, str]) -> None:
+        super().__init__(f"/proc/self/fd/{file.fileno()}", headers=headers)
+        self._open = file
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        with self._open:
+            return await super().prepare(request)
 
 
 def open_below(top: Path, path: str) -> int:
@@ -138,7 +147,7 @@ async def _noting(site: Site, app: web.Application) -> AsyncIterator[None]:
             mac, address = await app[_UNKNOWN].get()
             try:
                 await asyncio.to_thread(note, site, mac, address, datetime.now(UTC))
-            except (StatelessError, OSError) as error:
+            except Exception as error:  # whatever it is, the next one is noted
                 logging.warning("unknown machine %s from %s could not be noted: %s", mac, address, printable(error))
 
     task = asyncio.create_task(work())
