@@ -12,9 +12,8 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
@@ -31,6 +30,7 @@ from statelesskit.service.unit import unit_text
 from statelesskit.service.wire import SOCKET, error_frame, send, socket_path
 
 MOST, MOST_OF_ONE = 128, 24  # callers at a time: of all, and of one uid that is not root
+MOST_REFUSED, REFUSED_S = 200, 3600.0
 PR_SET_PDEATHSIG = 1
 FIRST_PASSED = 3  # sd_listen_fds(3): the number of the first socket that systemd passes
 LEAVE_S = 30.0  # for those who are served when we are stopped, to clean up
@@ -51,6 +51,7 @@ class Server:
     def __init__(self, root: Path, listener: socket.socket) -> None:
         self._root, self._listener = root, listener
         self._served: dict[int, int] = {}  # process: uid
+        self._refused: dict[int, deque[float]] = {}  # uid: when, the last times
         self._stopping = False
 
     def run(self) -> None:
@@ -93,8 +94,15 @@ class Server:
             self._served[pid] = caller.uid
 
     def _full(self, caller: Caller) -> StatelessError | None:
+        """Say why a caller is not served now, if so; root always is."""
+        if caller.uid == 0:
+            return None
+        refused = self._refused.get(caller.uid, deque())
+        if len(refused) == MOST_REFUSED and time.monotonic() - refused[0] < REFUSED_S:
+            # Each leaves a record: whoever may do nothing could fill the disk.
+            return RefusedError(f"refused {MOST_REFUSED} times within the hour", hint="ask whoever keeps the site")
         of_one = Counter(self._served.values())[caller.uid]
-        if caller.uid != 0 and (len(self._served) >= MOST or of_one >= MOST_OF_ONE):
+        if len(self._served) >= MOST or of_one >= MOST_OF_ONE:
             return RefusedError("the service is busy with others, or with you", hint="try again in a moment")
         return None
 
@@ -108,19 +116,23 @@ class Server:
         if os.getppid() != parent:
             return 1
         self._listener.close()
+        with Path(os.devnull).open() as nothing:
+            os.dup2(nothing.fileno(), 0)  # "-" as a file is the caller's, which we don't have
         try:
             # Read anew for each: a rule that was changed holds from now on.
-            serve(load_site(self._root), caller, connection)
+            allowed = serve(load_site(self._root), caller, connection)
+            return 0 if allowed else RefusedError.exit_code
         except (StatelessError, KeyboardInterrupt) as error:
             with suppress(OSError):
                 send(connection, error_frame(error))
-        sys.stderr.flush()
-        return 0
+        return 1
 
     def _bury(self) -> None:
         with suppress(ChildProcessError):
-            while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
-                self._served.pop(pid, None)
+            while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+                uid = self._served.pop(ended[0], 0)
+                if ended[1] and os.waitstatus_to_exitcode(ended[1]) == RefusedError.exit_code:
+                    self._refused.setdefault(uid, deque(maxlen=MOST_REFUSED)).append(time.monotonic())
 
     def _leave(self) -> None:
         for pid in self._served:
@@ -184,6 +196,8 @@ def main(site: str | None, print_unit: bool) -> None:
                 raise ConfigError(f"the service of {root} is not enabled", hint=hint)
             lock = root / "locks" / "service.lock"
             stack.enter_context(held(lock, what=f"the service of {root}", doing="serving"))
+            os.umask(0o022)
+            os.chdir("/")  # a path that is none from there is nobody's
             for module in AHEAD:
                 importlib.import_module(module)
             listener = stack.enter_context(listen(found))

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from statelesskit import __version__, lock
+from statelesskit import __version__, lock, scrub
 from statelesskit.action import Action
 from statelesskit.actions import ACTIONS
 from statelesskit.audit import events, files, process
@@ -36,24 +36,22 @@ PATIENCE_S = 30  # for a caller to say what it wants, and to take what it is sen
 EVERY_S = 0.1  # how often progress is told
 
 
-def serve(site: Site, caller: Caller, connection: socket.socket) -> None:
-    """Do what the caller asks for, and tell it what came of that. Raises nothing but KeyboardInterrupt."""
+def serve(site: Site, caller: Caller, connection: socket.socket) -> bool:
+    """Do what the caller asks for, and tell it what came of that; return whether it was not refused."""
     lock.act_for(caller.user)
     connection.settimeout(PATIENCE_S)
     try:
         lines = Lines(connection)
         request = lines.receive(REQUEST_MAX)
-        if request is None:
-            return
-        answer = _answer(site, caller, connection, lines, request)
+        answer = _answer(site, caller, connection, lines, request) if request is not None else None
         if answer is not None:
-            send(connection, {"done": answer})
-    except OSError as error:
-        if isinstance(error, (TimeoutError, ConnectionError)):
-            return  # it is gone, or as good as
-        _tell(connection, error)
+            send(connection, {"done": scrub.plain(answer)})
+    except (TimeoutError, ConnectionError):
+        return True  # it is gone, or as good as
     except BaseException as error:
         _tell(connection, error)
+        return not isinstance(error, RefusedError)
+    return True
 
 
 def _tell(connection: socket.socket, error: BaseException) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -124,6 +125,28 @@ def test_the_services_errors_are_the_users(served: Served) -> None:
     absent = served.run("push", "apply", "desktop/stabel", fleet.one)
     assert absent.returncode == 2
     assert "did you mean desktop/stable?" in absent.stderr
+
+
+def test_systemd_can_hold_the_socket(served: Served) -> None:
+    """The service is started by the first who comes, as by its units."""
+    site = served.site
+    served.stop()
+    command = [sys.executable, "-m", "statelesskit.service.server", "--site", str(site.root)]
+    (site.root / SOCKET).unlink()
+    before = os.umask(0o111)
+    try:
+        activated = subprocess.Popen(["systemd-socket-activate", "-l", str(site.root / SOCKET), *command])
+        eventually((site.root / SOCKET).exists)
+    finally:
+        os.umask(before)
+    (site.root / SOCKET).chmod(0o666)
+    try:
+        assert served.run("push", "rollback", "desktop/stable").returncode == 0
+    finally:
+        activated.terminate()
+        activated.wait(30)
+        served.start()
+    assert clean(site)
 
 
 def test_nobody_says_who_they_are(served: Served) -> None:
@@ -281,7 +304,7 @@ def test_a_users_run_is_claimed_and_what_it_applied_is_attested(served: Served) 
     record = last(site)
     begin, *between, end = told(record)
     assert (begin.facts["mode"], begin.facts["user"]) == ("service", USER)
-    assert begin.facts["claimed"] == ["parameters", "runbook", "runbook_digest", "runbook_path"]
+    assert begin.facts["claimed"] == ["parameters", "runbook", "runbook_digest", "runbook_path", "what"]
     assert {event.kind for event in between if event.facts.get("claimed")} == {"cell", "cell-began", "guard"}
     assert {event.kind for event in between if not event.facts.get("claimed")} == {
         "plan", "confirmed", "applying", "applied", "verified", "file"
