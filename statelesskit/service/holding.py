@@ -31,7 +31,8 @@ from statelesskit.service.wire import Lines, error_frame, send
 from statelesskit.witness import tell_witness
 
 FILE_MAX = 256 << 20  # bytes of a file that a run adds
-ATTESTED = {"host", "mode", "name", "python", "run_id", "runner", "tool", "uid", "user", "what", CLAIMED}
+# Of a begin event what a run can't say of itself; a schedule's runs are root's, and none may pass for one of them.
+ATTESTED = {"host", "mode", "name", "python", "run_id", "runner", "schedule", "tool", "uid", "user", "what", CLAIMED}
 WAIT_S = 24 * 3600.0  # for what still happens in a run whose runner is gone; that is being stopped, too
 
 

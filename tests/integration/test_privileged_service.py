@@ -156,7 +156,7 @@ def test_nobody_says_who_they_are(served: Served) -> None:
     request |= {"confirm": "at once", "record": ""}
     for more in ({"user": "root"}, {"uid": 0}, {"caller": {"uid": 0}}):
         assert answer(site, json.dumps({**request, **more}).encode() + b"\n")["error"]["exit_code"] == 2
-    for name in ("uid", "user", "mode", "pid", "host", "runner", "claimed", "boot_id"):
+    for name in ("uid", "user", "mode", "pid", "host", "runner", "claimed", "boot_id", "schedule"):
         run = {"format": 1, "what": "begin", "runbook": "x", "verb": "push apply", "facts": {name: 0}, "run_id": ""}
         assert "can't say of itself" in answer(site, json.dumps(run).encode() + b"\n")["error"]["message"]
     assert len(list_records(site.records)) == count
@@ -304,7 +304,7 @@ def test_a_users_run_is_claimed_and_what_it_applied_is_attested(served: Served) 
     record = last(site)
     begin, *between, end = told(record)
     assert (begin.facts["mode"], begin.facts["user"]) == ("service", USER)
-    assert begin.facts["claimed"] == ["parameters", "runbook", "runbook_digest", "runbook_path", "what"]
+    assert begin.facts["claimed"] == ["approved", "parameters", "runbook", "runbook_digest", "runbook_path", "what"]
     assert {event.kind for event in between if event.facts.get("claimed")} == {"cell", "cell-began", "guard"}
     assert {event.kind for event in between if not event.facts.get("claimed")} == {
         "plan", "confirmed", "applying", "applied", "verified", "file"
