@@ -197,10 +197,8 @@ class Image:
 
 
 def make_image(tree: Path, path: Path) -> Image:
-    """Make a squashfs, or an EROFS if that is how the path ends."""
-    erofs = ["mkfs.erofs", "-zlz4", path, tree]
-    squashfs = ["mksquashfs", tree, path, "-comp", "zstd", "-Xcompression-level", "3", "-quiet", "-no-progress"]
-    subprocess.run(erofs if path.suffix == ".erofs" else squashfs, check=True, capture_output=True)
+    words = ["-comp", "zstd", "-Xcompression-level", "3", "-quiet", "-no-progress"]
+    subprocess.run(["mksquashfs", tree, path, *words], check=True, capture_output=True)
     offset = -(-path.stat().st_size // 4096) * 4096
     with path.open("r+b") as file:
         file.truncate(offset)

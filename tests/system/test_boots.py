@@ -17,14 +17,16 @@ import pytest
 
 from statelesskit.boot.arguments import kernel_arguments
 from statelesskit.boot.initrd import BootFiles, build_boot_files
-from statelesskit.config import FOLDERS, TEMPLATE, load_site
+from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
 from statelesskit.errors import NoSpaceError, NotFoundError
+from statelesskit.export import images
 from statelesskit.export.snapshot_tree import export_snapshot
 from statelesskit.fs import mounts_below
 from statelesskit.prototype.create import create
 from statelesskit.prototype.sandbox import run_in
 from statelesskit.snapshot import Snapshot, load_manifest
 from statelesskit.snapshot.taking import take
+from statelesskit.store import Store
 from tests.conftest import free_port
 from tests.system.boots import (
     Console,
@@ -49,8 +51,9 @@ PACKAGES = [
 
 @dataclass(frozen=True)
 class Booted:
-    """A snapshot, ready to be booted: its tree, an image of it, its kernel and initrd."""
+    """A snapshot, ready to be booted: its tree, an image of it by the plain tools, its kernel and initrd."""
 
+    site: Site
     snapshot: Snapshot
     tree: Path
     image: Image
@@ -94,9 +97,8 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     assert look(tree) == before
     manifest = load_manifest(site, snapshot)
     (capable,) = [entry for entry in manifest.entries() if entry.path == b"usr/local/bin/capable"]
-    yield Booted(
-        snapshot, tree, make_image(tree, base / "root.squashfs"), files, dict(capable.xattrs)[b"security.capability"]
-    )
+    capability = dict(capable.xattrs)[b"security.capability"]
+    yield Booted(site, snapshot, tree, make_image(tree, base / "root.squashfs"), files, capability)
     shutil.rmtree(base)
 
 
@@ -162,8 +164,11 @@ def test_an_image_in_memory(debian: Booted, tmp_path: Path) -> None:
 
 
 def test_an_image_by_blocks_each_checked(debian: Booted, tmp_path: Path) -> None:
-    erofs = replace(debian, image=make_image(debian.tree, tmp_path / "root.erofs"))
-    with nbd_server(erofs.image.path, free_port()) as address:
+    path = tmp_path / "root.erofs"
+    manifest, store = load_manifest(debian.site, debian.snapshot), Store(debian.site.store)
+    made = images.make_image(manifest, store, path, "erofs", verity=True)
+    erofs = replace(debian, image=Image(path, f"sha256:{made.sha256}", made.verity_root_hash, made.verity_offset))
+    with nbd_server(path, free_port()) as address:
         console = debian.boot(tmp_path, erofs.arguments(f"nbd:{address}"))
     check_seen(console, erofs, f"nbd:{address}")
     assert "/=erofs:ro" in console.seen()["mounts"].split()
