@@ -24,6 +24,7 @@ from statelesskit.run import conversing, run
 
 KEPT_XATTRS = (b"user.", b"trusted.", b"security.", b"system.posix_acl_access", b"system.posix_acl_default")
 SECOND = 1_000_000_000
+OPTIONS = ["-zlz4hc,9", "-C16384", "--quiet"]
 EPOCH = 2**64 - 2  # seconds, read as -2 by all that asks; one more means that none was set
 NAME_MAX = 254  # bytes
 PATH_MAX = 3800  # bytes below the tree's top, whose own path counts for mkfs.erofs too: 4094 with it
@@ -67,8 +68,7 @@ def _time(entry: Entry) -> int:
 
 def make(tree: Path, image: Path, uuid: UUID) -> None:
     """Write the image of a tree; equal trees give equal bytes."""
-    options = ["-zlz4hc,9", "-C16384", "-U", str(uuid), "--quiet"]
-    run(["mkfs.erofs", *options, image, tree], env={"SOURCE_DATE_EPOCH": str(EPOCH)})
+    run(["mkfs.erofs", *OPTIONS, "-U", str(uuid), image, tree], env={"SOURCE_DATE_EPOCH": str(EPOCH)})
 
 
 # The mount is seen by this shell alone, and goes with it: it ends when its input does, whatever ended us.

@@ -20,6 +20,8 @@ from statelesskit.manifest import Entry, Manifest
 from statelesskit.run import run
 
 KEPT_XATTRS = (b"user.", b"trusted.", b"security.")
+# Its own time is the only thing in an image that is not the tree's; the rest is reproducible by default since 4.4.
+OPTIONS = ["-comp", "zstd", "-Xcompression-level", "3", "-mkfs-time", "0", "-no-progress"]
 SECOND = 1_000_000_000
 TIME_MAX = 2**32 - 1  # seconds; squashfs stores them in 32 bits
 
@@ -72,9 +74,7 @@ def held(manifest: Manifest) -> Iterator[Entry]:
 
 def make(tree: Path, image: Path, uuid: UUID) -> None:
     """Write the image of a tree; equal trees give equal bytes. A squashfs has no UUID."""
-    # Its own time is the only thing in it that is not the tree's; the rest is reproducible by default since 4.4.
-    options = ["-comp", "zstd", "-Xcompression-level", "3", "-mkfs-time", "0", "-no-progress"]
-    run(["mksquashfs", tree, image, *options])
+    run(["mksquashfs", tree, image, *OPTIONS])
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from statelesskit.export import erofs, squashfs
 from tests.bench import fleets, reporting
 from tests.bench.auditing import flips_missed, make_records
 from tests.bench.contenders import CLI, OURS, PEERS, Keeper, keepers, new_site, shell
@@ -158,6 +159,35 @@ def export(bench: Bench) -> Iterator[Result]:
         rows,
         [Goal("next export, of cp -al plus the changed bytes", 2.0, ratio(rows, "cp -al, and cp -a of what changed"))],
     )
+    shutil.rmtree(bench.repos)
+
+
+def image(bench: Bench) -> Iterator[Result]:
+    """An image from the store, read again, against the bare tool with the same options on the tree."""
+    root = small_root(bench.work)
+    root.reset()
+    shutil.rmtree(bench.repos, ignore_errors=True)
+    bench.repos.mkdir(parents=True)
+    site, out = bench.repos / "site", bench.repos / "image"
+    shell(new_site(root.live).replace("{}", str(site)))
+    snapshot = taken(site)
+    warm(root.live)
+    tools = {
+        "erofs": f"SOURCE_DATE_EPOCH={erofs.EPOCH} mkfs.erofs {' '.join(erofs.OPTIONS)} {out} {root.live}",
+        "squashfs": f"mksquashfs {root.live} {out} {' '.join(squashfs.OPTIONS)}",
+    }
+    for kind, bare in tools.items():
+
+        def clear() -> None:
+            out.unlink(missing_ok=True)
+
+        ours = f"{CLI} --site {site} export {kind} {snapshot} {out} --waive && sync -f {out}"
+        rows = race(
+            [Contender(OURS, ours, clear, (out,)), Contender("bare tool", f"{bare} && sync -f {out}", clear, (out,))],
+            bench.rounds,
+        )
+        goal = Goal(f"export {kind}, read again, of the bare tool", 1.1, ratio(rows, "bare tool"))
+        yield Result(f"Image, {kind}, both with sync -f", rows, [goal])
     shutil.rmtree(bench.repos)
 
 
@@ -316,6 +346,7 @@ JOBS = {
     "first": first,
     "upgrade": upgrade,
     "export": export,
+    "image": image,
     "diff": diff,
     "growth": growth,
     "many": many,
