@@ -87,12 +87,17 @@ def boot(place: Path, kernel: Path, initrd: Path, arguments: list[str], *devices
     Args:
         devices: QEMU's own words for more of them.
     """
+    words = ["-kernel", str(kernel), "-initrd", str(initrd), "-append", " ".join([*CONSOLE, *arguments])]
+    return start(place, *words, *devices)
+
+
+def start(place: Path, *words: str) -> Console:
+    """Start a machine from what QEMU's words name, and wait as :func:`boot` does."""
     said = place / "console"
     argv = [
         "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-smp", "2", "-m", "1536",
         "-display", "none", "-nodefaults", "-no-reboot", "-serial", f"file:{said}",
-        "-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile=", "-device", "virtio-rng-pci",
-        "-kernel", str(kernel), "-initrd", str(initrd), "-append", " ".join([*CONSOLE, *arguments]), *devices,
+        "-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile=", "-device", "virtio-rng-pci", *words,
     ]  # fmt: skip
     with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as machine:
         try:

@@ -20,6 +20,8 @@ from statelesskit.boot.initrd import BootFiles, build_boot_files
 from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
 from statelesskit.errors import NoSpaceError, NotFoundError
 from statelesskit.export import images
+from statelesskit.export.images import best_kind
+from statelesskit.export.iso import Disc, make_iso
 from statelesskit.export.snapshot_tree import export_snapshot
 from statelesskit.fs import mounts_below
 from statelesskit.prototype.create import create
@@ -29,6 +31,7 @@ from statelesskit.snapshot.taking import take
 from statelesskit.store import Store
 from tests.conftest import free_port
 from tests.system.boots import (
+    CONSOLE,
     Console,
     Image,
     boot,
@@ -38,6 +41,7 @@ from tests.system.boots import (
     nbd_server,
     nfs_server,
     say_what_is_seen,
+    start,
 )
 from tests.witness import look
 
@@ -192,6 +196,44 @@ def test_an_image_on_a_medium(debian: Booted, tmp_path: Path) -> None:
     disc = make_medium(debian.image.path, tmp_path)
     drive = f"file={disc},format=raw,if=virtio,readonly=on"
     check_seen(debian.boot(tmp_path, debian.arguments("live:SKLIVE"), "-drive", drive), debian, "live:SKLIVE")
+
+
+@pytest.fixture(scope="module")
+def live(debian: Booted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Disc]]:
+    """A disc of the snapshot, as `export iso` makes it."""
+    base = tmp_path_factory.mktemp("live")
+    site = load_site(debian.tree.parent.parent)
+    manifest = load_manifest(site, debian.snapshot)
+    path = base / "live.iso"
+    kind = best_kind(manifest)
+    yield path, make_iso(manifest, Store(site.store), path, debian.snapshot.name, kind, append=CONSOLE)
+    shutil.rmtree(base)
+
+
+FIRMWARE = Path("/usr/share/OVMF")
+
+
+@pytest.mark.parametrize(("firmware", "as_disk"), [("BIOS", False), ("BIOS", True), ("UEFI", False)])
+def test_a_live_disc(debian: Booted, live: tuple[Path, Disc], tmp_path: Path, firmware: str, as_disk: bool) -> None:
+    path, disc = live
+    words = ["-M", "pc", "-vga", "std"]  # Debian's kernel for clouds knows the CD drive of this machine alone
+    if firmware == "UEFI":
+        variables = tmp_path / "variables"
+        shutil.copyfile(FIRMWARE / "OVMF_VARS_4M.fd", variables)
+        words += ["-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE}/OVMF_CODE_4M.fd"]
+        words += ["-drive", f"if=pflash,format=raw,file={variables}"]
+    words += ["-drive", f"if=virtio,format=raw,readonly=on,file={path}"] if as_disk else ["-cdrom", str(path)]
+    console = start(tmp_path, *words)
+    seen = console.seen()
+    assert "end" in seen, console.text[-3000:]
+    told = json.loads(seen["boot.json"])
+    assert (told["snapshot"], told["digest"]) == (debian.snapshot.name, debian.snapshot.digest)
+    assert told["root"] == f"live:{disc.label}"
+    assert told["verity"] == f"{disc.image.verity_root_hash}:{disc.image.verity_offset}"
+    assert f"/={disc.image.kind}:ro" in seen["mounts"].split()
+    assert "Read-only file system" in seen["usr"]
+    assert seen["etc"] == "/etc/x"
+    assert seen["capability"] == "/usr/local/bin/capable cap_net_raw=ep"
 
 
 def test_a_flipped_byte_of_an_image_in_memory_is_refused(debian: Booted, tmp_path: Path) -> None:
