@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from statelesskit import client_package
+from statelesskit import __version__, client_package
 from statelesskit.actions import ACTIONS
 from statelesskit.client import report
 from statelesskit.config import Site
@@ -204,3 +204,21 @@ def tiny_debian(tree: Path) -> Path:
     lines = [f"{name}: {value}\n" for name, value in {"Package": "python3", **python, "Description": "x"}.items()]
     (tree / "var/lib/dpkg/status").write_text("".join(lines) + "\n")
     return tree
+
+
+def test_the_rpm_holds_what_the_debian_package_holds(tmp_path: Path) -> None:
+    ours = Path(client_package.__file__).parent
+    for source in (*(ours / "resources/client").iterdir(), Path(report.__file__)):
+        shutil.copy(source, tmp_path)
+    folders = {"_topdir": tmp_path / "made", "_sourcedir": tmp_path, "_rpmdir": tmp_path / "made"}
+    defines = [word for name, path in folders.items() for word in ("--define", f"{name} {path}")]
+    spec = str(tmp_path / "statelesskit-client.spec")
+    subprocess.run(["rpmbuild", "-bb", *defines, spec], check=True, capture_output=True, timeout=60)
+    [made] = (tmp_path / "made").rglob("*.rpm")
+    query = ["rpm", "-qp", "--qf", "%{VERSION}\\n[%{FILENAMES} %{FILEMODES:perms}\\n]", str(made)]
+    version, *held = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    assert version == __version__
+    (tmp_path / "one.deb").write_bytes(client_package.debian_package())
+    listed = subprocess.run(["dpkg-deb", "-c", tmp_path / "one.deb"], capture_output=True, text=True, check=True).stdout
+    lines = [line.partition(" -> ")[0].split() for line in listed.splitlines() if not line.startswith("d")]
+    assert set(held) == {f"{words[-1][1:]} {words[0]}" for words in lines if "/doc/" not in words[-1]}
