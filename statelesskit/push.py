@@ -18,7 +18,7 @@ from statelesskit.directory import Assignment, Channel, Client, Directory, assig
 from statelesskit.directory.resolution import groups_by_client
 from statelesskit.errors import DamagedError, NotFoundError, RefusedError
 from statelesskit.names import prototype_of, split_channel
-from statelesskit.publish.artefacts import is_published
+from statelesskit.publish.artefacts import damaged, folder_of, is_published
 from statelesskit.publish.pointers import publishes
 from statelesskit.register import entry_of
 from statelesskit.snapshot import Snapshot, load
@@ -82,12 +82,23 @@ def plan_push(site: Site, directory: Directory, channel_name: str, snapshot_name
         raise RefusedError(f"{snapshot_name} can't be pushed: {error.message}", hint=error.hint) from error
     moves, unmoved = _moves(site, directory, channel, snapshot)
     diskless = any(move.mode == "diskless" and move.after == snapshot.name for move in moves)
-    if diskless and publishes(site) and not is_published(site, snapshot.name):
+    if diskless and publishes(site):
+        _check_bootable(site, channel, snapshot)
+    return PushPlan(channel, snapshot, moves, unmoved)
+
+
+def _check_bootable(site: Site, channel: Channel, snapshot: Snapshot) -> None:
+    """Refuse what diskless clients could not boot."""
+    if not is_published(site, snapshot.name):
         raise RefusedError(
             f"{snapshot.name} is not published, and diskless clients follow {channel.name}: they could not boot it",
             hint=f"statelesskit publish refresh {snapshot.name}",
         )
-    return PushPlan(channel, snapshot, moves, unmoved)
+    if wrong := damaged(site, snapshot.name, read=False):
+        raise RefusedError(
+            f"diskless clients that follow {channel.name} could not boot {snapshot.name}: {wrong[0]}",
+            hint=f"remove {folder_of(site, snapshot.name)}, then statelesskit publish refresh {snapshot.name}",
+        )
 
 
 def _moves(

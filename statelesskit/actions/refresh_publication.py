@@ -49,6 +49,7 @@ class RefreshPublication(Action):
         from statelesskit.actions.consequences import snapshot_to_run
         from statelesskit.directory import assignments, open_directory
         from statelesskit.publish.artefacts import is_published, published
+        from statelesskit.publish.loaders import stale_loaders
         from statelesskit.publish.pointers import all_wanted, differences, present
         from statelesskit.snapshot import list_snapshots
 
@@ -67,21 +68,33 @@ class RefreshPublication(Action):
                 notes.append(f"told to clients, and can't be published: {error.message}")
         # Not the scripts that will no longer wait when this is done: apply looks again.
         stale = [one for one in differences(site, wanted, present(site)) if one.text is not None or not one.waits]
+        loaders = sorted(stale_loaders(site))
         gone = sorted(set(published(site)) - {one.name for one in list_snapshots(site)})
         return Plan(
             verb=self.verb,
             parameters=self.as_parameters(),
             summary=f"Publish {len(new)} snapshots, withdraw {len(gone)}, write or remove {len(stale)} boot scripts."
             if new or gone or stale
+            else "Publish iPXE itself."
+            if loaders
             else "All is published as the directory says; there is nothing to do.",
             rows=[
                 *({"what": one.name, "to do": "publish", "why": _why(one.name, assigned)} for one in new),
                 *({"what": name, "to do": "withdraw", "why": "it was deleted"} for name in gone),
+                *(
+                    {"what": f"boot/{name}", "to do": "write", "why": "iPXE for machines that have none"}
+                    for name in loaders
+                ),
                 *({"what": f"boot/{one.path}", "to do": "write or remove", "why": one.what} for one in stale[:200]),
             ],
             notes=notes,
-            facts={"snapshots": [[one.name, one.digest] for one in new], "gone": gone, "scripts": len(stale)},
-            changes=bool(new or gone or stale),
+            facts={
+                "snapshots": [[one.name, one.digest] for one in new],
+                "gone": gone,
+                "scripts": len(stale),
+                "loaders": loaders,
+            },
+            changes=bool(new or gone or stale or loaders),
         )
 
     def apply(self, site: Site, plan: Plan, work: Work) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def status(ctx: click.Context, verify: bool, as_json: bool) -> int:
     with open_directory(site, or_replica=True) as directory:
         stale = list(differences(site, all_wanted(site, directory), present(site))) if publishes(site) else []
     names = published(site)
-    wrong = {name: faults for name in names if verify and (faults := damaged(site, name))}
+    wrong = {name: faults for name in names if (faults := damaged(site, name, read=verify))}
     found = {
         "folder": str(site.publish),
         "publishes": publishes(site),

@@ -17,16 +17,23 @@ LOADERS = {  # the name it is published by: where a package has it
 }
 
 
-def put_loaders(site: Site) -> list[str]:
-    """Copy what is installed and not published, or in another version; return the names of those copied."""
-    copied = []
+def stale_loaders(site: Site) -> dict[str, Path]:
+    """Return what is installed and not published, or in another version: by its name, where it is."""
+    found = {}
     for name, places in LOADERS.items():
         source = next((Path(place) for place in places if Path(place).is_file()), None)
         target = site.publish / "boot" / name
-        if source and (not target.exists() or target.read_bytes() != source.read_bytes()):
-            fs.write_file(target, source.read_bytes())
-            copied.append(name)
-    return copied
+        if source and not (target.exists() and target.read_bytes() == source.read_bytes()):
+            found[name] = source
+    return found
+
+
+def put_loaders(site: Site) -> list[str]:
+    """Copy those that are stale; return their names."""
+    found = stale_loaders(site)
+    for name, source in found.items():
+        fs.write_file(site.publish / "boot" / name, source.read_bytes())
+    return list(found)
 
 
 def missing_loaders(site: Site) -> list[str]:

@@ -86,6 +86,11 @@ def test_a_push_rewrites_one_file(fleet: Fleet) -> None:
     assert refused.value.hint == f"statelesskit publish refresh {fleet.two}"
     assert fleet.pointed_at() == (fleet.one, 1)
     assert perform(fleet.site, "publish refresh", snapshots=fleet.two)["published"] == [fleet.two]
+    image = fleet.site.publish / "snapshots" / fleet.two / "root.erofs"
+    image.rename(image.with_name("away"))
+    with pytest.raises(RefusedError, match=r"could not boot .*: root.erofs is not what was published"):
+        perform(fleet.site, "push apply", channel="desktop/stable", snapshot=fleet.two)
+    image.with_name("away").rename(image)
     before = files(fleet.site)
     fleet.push(fleet.two)
     after = files(fleet.site)

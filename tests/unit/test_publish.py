@@ -211,11 +211,14 @@ def test_a_snapshot_is_published_whole_or_not_at_all(site: Site) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert found.stdout.split()[0] == said["image"]["sha256"]
-    assert artefacts.damaged(site, S1) == []
+    assert artefacts.damaged(site, S1, read=True) == []
     (site.publish / "snapshots" / S1 / "root.erofs").write_bytes(b"it is root.erofz")
-    assert artefacts.damaged(site, S1) == ["root.erofs is not what was published"]
+    assert artefacts.damaged(site, S1, read=True) == ["root.erofs is not what was published"]
+    assert artefacts.damaged(site, S1, read=False) == []
+    (site.publish / "snapshots" / S1 / "vmlinuz").unlink()
+    assert artefacts.damaged(site, S1, read=False) == ["vmlinuz is not what was published"]
     (site.publish / "snapshots" / S1 / "boot.json").write_bytes(b"[")
-    assert "publish refresh" in artefacts.damaged(site, S1)[0]
+    assert "publish refresh" in artefacts.damaged(site, S1, read=True)[0]
 
 
 @pytest.mark.parametrize(
