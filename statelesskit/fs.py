@@ -218,9 +218,12 @@ def append_line(fd: int, line: bytes) -> None:
     fsync(fd)
 
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode
+
+
 def canonical_json(value: Any) -> bytes:
     """Encode as ASCII JSON with sorted keys and no spaces, so that equal values have equal bytes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+    return _canonical(value).encode("ascii")
 
 
 def write_json(path: Path, value: Any, *, mode: int = 0o644) -> None:

@@ -145,23 +145,24 @@ def verify(
         pruned = {entry.record: entry.sha256 for entry in pruned_records(path.absolute().parent, public)}
         found += verify_record(path, public, pruned.get(path.name, ""))
     paths = [*single, *(path for folder in whole for path in record_folders(folder))]
+    summaries = {path: summary_of(path) for path in paths}
     if expected:
-        runs = missing_runs(read_expected(expected.read_bytes()), map(summary_of, paths))
+        runs = missing_runs(read_expected(expected.read_bytes()), summaries.values())
         text = "a run of {} was scheduled for {:%Y-%m-%d %H:%M:%S} UTC, and has no record"
         found += [Finding("", "", text.format(printable(one.what), one.at.astimezone(UTC))) for one in runs]
     for folder in whole:
-        summaries = [summary_of(path) for path in record_folders(folder)]
+        there = [one for path, one in summaries.items() if path.parent == folder]
         # Of records that were taken away nobody knows what should have begun after the last of them.
-        last = max((one.ended_at or one.began_at for one in summaries if one.began_at), default=None)
+        last = max((one.ended_at or one.began_at for one in there if one.began_at), default=None)
         now = datetime.now(UTC) if not records else last
         if now:
-            found += [Finding(name, "", text) for name, text in schedule_findings(folder, public, summaries, now)]
+            found += [Finding(name, "", text) for name, text in schedule_findings(folder, public, there, now)]
     if as_json:
         for finding in found:
             output.json_line(asdict(finding))
     else:
         output.table((asdict(finding) for finding in found), empty=f"{len(paths)} records, nothing altered")
-        if pruned_count := sum(summary_of(path).pruned for path in paths):
+        if pruned_count := sum(one.pruned for one in summaries.values()):
             output.note(f"of {pruned_count} records only the statements are left: they were pruned")
     return int(bool(found))
 
