@@ -90,7 +90,7 @@ def _service(site: Site) -> Diagnosis:
 
     name = "service"
     if not site.service.enabled:
-        return Diagnosis(name, "ok", "none: actions are done in process, by whoever has the rights, as records say")
+        return Diagnosis(name, "ok", "none: actions run in their caller's process")
     rules = site.service.allow
     try:
         with connected(site):

@@ -18,7 +18,7 @@ from statelesskit.actions import ACTIONS
 from statelesskit.audit.keys import create_record_key
 from statelesskit.audit.listing import list_records
 from statelesskit.config import Site
-from statelesskit.directory import Directory, conf, open_directory, slapd
+from statelesskit.directory import Directory, access, conf, open_directory, slapd
 from statelesskit.directory.migration import STEPS, migrate, steps_from
 from statelesskit.directory.operations import Operations
 from statelesskit.directory.pushes import pushes
@@ -67,10 +67,11 @@ def version_of(site: Site) -> str:
 
 @pytest.fixture
 def old(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """A site whose directory was made by version 1 and is served with its schema."""
+    """A site whose directory was made by version 1 and is served with its schema, and rules that know no more."""
     create_record_key(site.keys)
     schema = (Path(__file__).parent.parent / "version-1.schema").read_text()
     monkeypatch.setattr(conf, "openldap_schema", lambda: schema)
+    monkeypatch.setattr(access, "REPORTED", "skRunningSnapshotDN,skCachedSnapshotDN,skLastSeen,skLastResult,skSerial")
     slapd.start(site)
     monkeypatch.undo()
     try:

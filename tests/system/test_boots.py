@@ -20,7 +20,6 @@ from statelesskit.boot.initrd import BootFiles, build_boot_files
 from statelesskit.config import FOLDERS, TEMPLATE, Site, load_site
 from statelesskit.errors import NoSpaceError, NotFoundError
 from statelesskit.export import images
-from statelesskit.export.images import best_kind
 from statelesskit.export.iso import Disc, make_iso
 from statelesskit.export.snapshot_tree import export_snapshot
 from statelesskit.fs import mounts_below
@@ -205,7 +204,7 @@ def live(debian: Booted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     site = load_site(debian.tree.parent.parent)
     manifest = load_manifest(site, debian.snapshot)
     path = base / "live.iso"
-    kind = best_kind(manifest)
+    kind = images.best_kind(manifest)
     yield path, make_iso(manifest, Store(site.store), path, debian.snapshot.name, kind, append=CONSOLE)
     shutil.rmtree(base)
 
