@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from statelesskit.export import erofs, squashfs
-from tests.bench import fleets, reporting
+from tests.bench import fleets, reporting, serving
 from tests.bench.auditing import flips_missed, make_records
 from tests.bench.contenders import CLI, OURS, PEERS, Keeper, keepers, new_site, shell
 from tests.bench.measure import Contender, Row, race, stored_mb, warm
@@ -342,6 +342,7 @@ JOBS = {
     "directory-read": fleets.read,
     "directory-push": fleets.pushed,
     "reports": reporting.reported,
+    "boot-scripts": serving.served,
     "again": again,
     "first": first,
     "upgrade": upgrade,
