@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from statelesskit.action import Action, Plan, Work, check, parameter
 from statelesskit.actions import choices, surveys
 from statelesskit.config import Site
-from statelesskit.errors import NotFoundError, RefusedError
+from statelesskit.errors import NotFoundError, RefusedError, UsageError
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,24 @@ class RefreshPublication(Action):
         from statelesskit.publish.pointers import refresh
         from statelesskit.snapshot import load
 
-        made = []
+        made, left = [], {}
         for name, _ in plan.facts["snapshots"]:
             lock = held(site.lock_file(f"snapshot/{name}"), what=f"the snapshot {name}", doing=self.verb, shared=True)
-            with lock:
-                if publish(site, load(site, name), make, work.progress):
-                    made.append(name)
+            try:
+                with lock:
+                    if publish(site, load(site, name), make, work.progress):
+                        made.append(name)
+            except (NotFoundError, RefusedError, UsageError) as error:  # no kernel or shell, or it fits no image
+                if name in self.named:
+                    raise
+                left[name] = error.message  # what nobody asked for must not keep back what somebody did
         with open_directory(site) as directory:
             changed = refresh(site, directory)
         loaders = put_loaders(site)
         for name in plan.facts["gone"]:  # last: now no script leads there
             withdraw(site, name)
-        return {"published": made, "withdrawn": plan.facts["gone"], "scripts": len(changed), "loaders": loaders}
+        gone = plan.facts["gone"]
+        return {"published": made, "left": left, "withdrawn": gone, "scripts": len(changed), "loaders": loaders}
 
     def verify(self, site: Site, plan: Plan, result: Mapping[str, Any]) -> list[dict[str, Any]]:
         from statelesskit.directory import open_directory
@@ -126,7 +132,8 @@ class RefreshPublication(Action):
 
         with open_directory(site) as directory:
             left = [one.path for one in differences(site, all_wanted(site, directory), present(site)) if not one.waits]
-        missing = [name for name, _ in plan.facts["snapshots"] if not is_published(site, name)]
+        made = [name for name, _ in plan.facts["snapshots"] if name not in result["left"]]
+        missing = [name for name in made if not is_published(site, name)]
         return [check("boot scripts that differ", [], left[:5]), check("snapshots not published", [], missing)]
 
 

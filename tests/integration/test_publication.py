@@ -15,7 +15,7 @@ from statelesskit import service
 from statelesskit.actions import ACTIONS
 from statelesskit.config import Site
 from statelesskit.directory import open_directory
-from statelesskit.errors import RefusedError, StatelessError
+from statelesskit.errors import RefusedError, StatelessError, UsageError
 from statelesskit.progress import Progress
 from statelesskit.publish import artefacts, making, pointers, scripts
 from statelesskit.site import init_site, start_site, stop_site
@@ -130,6 +130,18 @@ def test_a_pin_to_what_is_not_published_waits(fleet: Fleet) -> None:
     assert stale(fleet) == [by_mac(1)]
     assert perform(fleet.site, "publish refresh")["published"] == [fleet.two]
     assert leads(fleet.site, by_mac(1)) == f"snapshots/{fleet.two}"
+
+
+def test_what_cannot_boot_keeps_nothing_else_back(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # its trees have neither shell nor kernel, as is now seen
+    perform(fleet.site, "client pin", name="pc-diskless", snapshot=fleet.two)
+    result = perform(fleet.site, "publish refresh")
+    assert result["published"] == []
+    assert "cannot be run there" in result["left"][fleet.two]  # type: ignore[index]
+    assert stale(fleet) == [by_mac(1)]
+    assert leads(fleet.site, by_mac(1)) == "channel/desktop/stable"
+    with pytest.raises(UsageError, match="cannot be run there"):
+        perform(fleet.site, "publish refresh", snapshots=fleet.two)
 
 
 def test_a_revoked_snapshot_is_booted_no_more(fleet: Fleet) -> None:
