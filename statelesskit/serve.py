@@ -166,7 +166,7 @@ class AccessLog(AbstractAccessLogger):
             printable(request.method),
             printable(request.path_qs),
             response.status,
-            response.body_length,
+            response.content_length or 0,  # body_length knows nothing of what the kernel sends by itself
             time * 1000,
         )
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 BOOT = "/run/statelesskit/boot.json"  # written when the root was mounted
+WRITABLE = "/run/statelesskit/writable"  # the memory that holds what is written over the root
 KEY = "/var/lib/statelesskit/report.key"  # worth something where that folder persists
 CA = Path("/etc/statelesskit/ca.crt")  # the CA of the door, where it is none of the system's
 NAMESPACE = "statelesskit-report"
@@ -115,13 +116,11 @@ def facts(boot: dict[str, object], counter: int) -> bytes:
 
 
 def overlay() -> tuple[int | None, int | None]:
-    """Return how much is written over the root, and how much can be; an overlay's numbers are its upper layer's."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, kind = line.partition(" - ")
-        if fields.split()[4] == "/" and kind.startswith("overlay "):
-            info = os.statvfs("/")
-            return (info.f_blocks - info.f_bfree) * info.f_frsize, info.f_blocks * info.f_frsize
-    return None, None
+    """Return how much is written over the root, and how much can be."""
+    if not os.path.ismount(WRITABLE):
+        return None, None
+    info = os.statvfs(WRITABLE)
+    return (info.f_blocks - info.f_bfree) * info.f_frsize, info.f_blocks * info.f_frsize
 
 
 def result() -> str:

@@ -66,6 +66,20 @@ def token_for(site: Site, client: str) -> str:
     return str(perform(site, ACTIONS["client enrol"].check({"name": client}), AT_ONCE).result["token"])
 
 
+@pytest.mark.root
+def test_how_full_the_memory_over_the_root_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "WRITABLE", str(tmp_path))
+    assert report.overlay() == (None, None)  # a folder, as where no hook made one
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], check=True)
+    try:
+        (tmp_path / "written").write_bytes(b"x" * 300_000)
+        used, limit = report.overlay()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    assert limit == 1 << 20
+    assert 300_000 <= (used or 0) < 400_000
+
+
 def test_it_reports_and_enrols_and_signs_from_then_on(site: Site, tmp_path: Path) -> None:
     async def use(url: str) -> None:
         boot = booted(tmp_path, f"{url}report")
