@@ -143,7 +143,7 @@ class _Carrying:
 
     def run(self) -> None:
         with self._workers:
-            pass
+            self._workers.wait()
 
     def _carry_parts(self, thread: int) -> None:
         while not self._workers.failure:

@@ -21,6 +21,9 @@ class Workers:
 
     What is raised in the block or in one of the threads is the :attr:`failure`. The function looks at it
     often and ends when it is there; it is raised when all have ended.
+
+    A block that has nothing more to do waits by :meth:`wait`, as its last line: a signal that comes when this one's
+    ``__exit__`` is just being called, outside of any ``try``, would be raised with nobody waited for.
     """
 
     def __init__(self, count: int, work: Callable[[int], None]) -> None:
@@ -42,7 +45,7 @@ class Workers:
         except BaseException as error:
             self.failure = error
             if all_started:
-                self._wait()
+                self.wait()
             else:
                 self._begin.release()  # those that have been started see the failure before anything else
             raise
@@ -60,7 +63,8 @@ class Workers:
             self._working.discard(number)
             self._ended.put(None)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until all threads have ended."""
         while self._working:
             try:
                 with suppress(queue.Empty):
@@ -70,6 +74,6 @@ class Workers:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.failure = self.failure or error
-        self._wait()
+        self.wait()
         if self.failure and error is None:
             raise self.failure

@@ -112,7 +112,7 @@ class _Reading:
     def run(self) -> None:
         self._progress.stage("reading packs", total=self._total, unit="bytes")
         with self._workers:
-            pass
+            self._workers.wait()
 
     def _read_packs(self, thread: int) -> None:
         while not self._workers.failure:

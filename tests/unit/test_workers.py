@@ -36,7 +36,7 @@ def test_each_thread_has_its_number_and_all_are_waited_for() -> None:
 
     with Workers(4, work):
         pass
-    assert seen == [0, 1, 2, 3]
+    assert sorted(seen) == [0, 1, 2, 3]
 
 
 def test_an_error_in_a_thread_is_raised_when_all_have_ended() -> None:
@@ -76,7 +76,7 @@ def interrupted(slow: Slow, delay: float, again: float) -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, delay, again)
         with slow.workers:
-            pass  # the end of the block waits, which is where it is interrupted
+            slow.workers.wait()  # which is where it is interrupted
         time.sleep(1)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
