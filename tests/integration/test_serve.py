@@ -149,6 +149,9 @@ def test_what_is_asked_can_not_write_the_log(published: Site, tmp_path: Path) ->
     with served(published, log=log) as (port, _):
         ask(port, "/boot/%1b%5b31mred%0aGET")
         ask(port, "/boot/start.ipxe?x=%0d%0a")
+        until = time.monotonic() + 20  # a line is written when the answer has gone out
+        while log.read_bytes().count(b" GET ") < 2 and time.monotonic() < until:
+            time.sleep(0.05)
     text = log.read_bytes()
     assert b"GET /boot/start.ipxe" in text
     assert b"\x1b" not in text
