@@ -19,7 +19,7 @@ _MAC_FORMS = (
 )
 
 
-def check_name(name: str, kind: str) -> str:
+def check_name(name: object, kind: str) -> str:
     """Return a name that is safe everywhere: 1 to 63 of ``a-z 0-9 . _ -``, letter or digit at both ends.
 
     Raises:
@@ -57,7 +57,7 @@ def snapshot_name(prototype: str, taken_at: datetime, taken_names: frozenset[str
     return name
 
 
-def prototype_of(snapshot: str) -> str:
+def prototype_of(snapshot: object) -> str:
     """Return the prototype a snapshot's name belongs to.
 
     Raises:

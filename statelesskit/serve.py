@@ -49,7 +49,7 @@ def serve(site: Site, host: str, port: int, tls: tuple[Path, Path] | None = None
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     try:
         web.run_app(
-            application(site, _door(site)),
+            application(site, _door(site, secure=tls is not None)),
             host=host,
             port=port,
             ssl_context=_context(*tls) if tls else None,
@@ -63,10 +63,16 @@ def serve(site: Site, host: str, port: int, tls: tuple[Path, Path] | None = None
         ) from error
 
 
-def _door(site: Site) -> list[web.RouteDef]:
-    """Return the report door's routes; none, and a line that says why, where there can be no door."""
+def _door(site: Site, *, secure: bool) -> list[web.RouteDef]:
+    """Return the report door's routes; none, and a line that says why, where there can be no door.
+
+    A site has one door. Of a server with TLS and one without, it is in the one that ``report_url`` leads to.
+    """
     from statelesskit.reports.door import routes
 
+    if site.report_url and site.report_url.startswith("https:") != secure:
+        logging.info("no reports are taken here: they go to %s", printable(site.report_url))
+        return []
     try:
         return routes(site)
     except (StatelessError, OSError) as error:  # an ordinary user may not read the door's password

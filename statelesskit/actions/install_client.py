@@ -77,7 +77,7 @@ class InstallClient(Action):
                 ["sh", "-c", INSTALL],
                 name=self.name,
                 network=True,
-                streams={"stdin": package.fileno()},
+                stdin=package.fileno(),
             )
         if code:
             raise StatelessError(

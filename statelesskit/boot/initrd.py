@@ -78,8 +78,10 @@ def _build(tree: Path, what: str, out: int) -> None:
     placed = {place: (resources / name).read_text("utf-8") for name, place in PLACES.items()}
     argv = ["sh", "-c", script, "build", what]
     with tempfile.TemporaryFile() as errors, Path(os.devnull).open("rb") as nothing:
-        streams = {"stdin": nothing.fileno(), "stdout": out, "stderr": errors.fileno()}
-        code = run_contained(tree, argv, name=NAME, network=False, untouched=True, files=placed, streams=streams)
+        code = run_contained(
+            tree, argv, name=NAME, network=False, untouched=True, files=placed,
+            stdin=nothing.fileno(), stdout=out, stderr=errors.fileno(),
+        )  # fmt: skip
         errors.seek(0)
         said = errors.read().decode(errors="backslashreplace")
     if code in LACKING:

@@ -38,7 +38,7 @@ LATER = (408, 429, 500, 502, 503, 504)  # what passes by itself
 STATES = {"running": "ok"}  # what systemd calls it, where we call it otherwise
 
 
-class Refused(Exception):  # noqa: N818 # it is the door's word
+class RefusedError(Exception):
     """The door will not have it, now or later."""
 
 
@@ -62,7 +62,7 @@ def main() -> int:
             enrol(boot, Path(given.key), sys.stdin.readline().strip())
         else:
             report(boot, Path(given.key), given.patience)
-    except Refused as error:
+    except RefusedError as error:
         print(f"statelesskit-report: {error}", file=sys.stderr)
         return 1
     return 0
@@ -75,7 +75,7 @@ def report(boot: dict[str, object], key: Path, patience_s: float) -> None:
     """Report, and try again until it is taken.
 
     Raises:
-        Refused: the door won't have it, or patience has ended.
+        RefusedError: the door won't have it, or patience has ended.
     """
     until, wait_s, above = time.monotonic() + patience_s, float(FIRST_WAIT_S), 0
     while True:
@@ -91,10 +91,10 @@ def report(boot: dict[str, object], key: Path, patience_s: float) -> None:
                 above = after
                 continue
         elif code and code not in LATER:
-            raise Refused(f"the door refused the report ({code}): {answer[:200]!r}")
+            raise RefusedError(f"the door refused the report ({code}): {answer[:200]!r}")
         wait_s = min(wait_s, LAST_WAIT_S) * (1 + random.random())  # noqa: S311 # so that not all come back at once
         if time.monotonic() + wait_s > until:
-            raise Refused(f"the door did not take the report within {patience_s:g} s ({code}): {answer[:200]!r}")
+            raise RefusedError(f"the door did not take the report within {patience_s:g} s ({code}): {answer[:200]!r}")
         time.sleep(wait_s)
 
 
@@ -139,7 +139,7 @@ def signed(line: bytes, key: Path) -> bytes:
     argv = [tool("ssh-keygen"), "-q", "-Y", "sign", "-f", str(key), "-n", NAMESPACE]
     done = subprocess.run(argv, input=line, capture_output=True, check=False)
     if done.returncode:
-        raise Refused(f"ssh-keygen could not sign with {key}: {done.stderr.decode(errors='replace').strip()}")
+        raise RefusedError(f"ssh-keygen could not sign with {key}: {done.stderr.decode(errors='replace').strip()}")
     return line + b"\n" + done.stdout
 
 
@@ -150,7 +150,8 @@ def enrol(boot: dict[str, object], key: Path, token: str) -> None:
     """Register a new key, and use it from now on.
 
     Raises:
-        Refused: the door won't have it. The key this machine had stays; one whose answer was lost is offered again.
+        RefusedError: the door won't have it. The key this machine had stays; one whose answer was lost is offered
+            again.
     """
     new = key.with_name(key.name + ".new")
     key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -161,7 +162,7 @@ def enrol(boot: dict[str, object], key: Path, token: str) -> None:
     body = json.dumps({"format": 1, "client": boot["client"], "token": token, "key": public})
     code, answer = ask(urljoin(str(boot["report"]), "enrol"), body.encode())
     if code != 200:
-        raise Refused(f"the door did not enrol this machine ({code or 'no answer'}): {answer[:200]!r}")
+        raise RefusedError(f"the door did not enrol this machine ({code or 'no answer'}): {answer[:200]!r}")
     os.sync()  # it is registered: no power failure may take it from here
     new.rename(key)
     new.with_name(new.name + ".pub").rename(key.with_name(key.name + ".pub"))
@@ -198,7 +199,7 @@ def number(answer: str) -> int:
 def tool(name: str) -> str:
     found = shutil.which(name, path="/usr/bin:/bin")
     if not found:
-        raise Refused(f"{name} is not installed; Debian's package is openssh-client")
+        raise RefusedError(f"{name} is not installed; Debian's package is openssh-client")
     return found
 
 

@@ -74,7 +74,9 @@ def run_contained(
     network: bool,
     untouched: bool = False,
     files: Mapping[str, str] | None = None,
-    streams: Mapping[str, int] | None = None,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
 ) -> int:
     """Run a command with a tree as its root, as :func:`run_in` says; no lock is held.
 
@@ -82,7 +84,7 @@ def run_contained(
         name: the host name it sees.
         untouched: what it writes goes to memory and is gone when it ends.
         files: text by absolute path, written into the tree before.
-        streams: open files by ``stdin``, ``stdout``, ``stderr``; the others are the caller's.
+        stdin, stdout, stderr: open files; without them they are the caller's.
 
     Raises:
         UsageError, PermissionNeededError: as for :func:`run_in`.
@@ -118,7 +120,9 @@ def run_contained(
                 [sys.executable, "-I", contained.__file__, *argv],
                 env={contained.SETTINGS: json.dumps(settings), **environment},
                 pass_fds=[faults_end],
-                **(streams or {}),  # type: ignore[call-overload]
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
             )
         finally:
             os.close(faults_end)

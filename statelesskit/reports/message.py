@@ -113,14 +113,14 @@ def _object(line: bytes) -> dict[str, Any]:
 
 def _name(value: object) -> str:
     try:
-        return check_name(value, "client")  # type: ignore[arg-type] # which is looked at
+        return check_name(value, "client")
     except NameInvalidError as error:
         raise FormatError(error.message) from None
 
 
 def _snapshot(value: object) -> str:
     try:
-        prototype_of(value)  # type: ignore[arg-type] # the same
+        prototype_of(value)
     except NameInvalidError as error:
         raise FormatError(error.message) from None
     return str(value)

@@ -71,7 +71,8 @@ def perform(
     if is_served(site):
         from statelesskit.service import client
 
-        return client.perform(site, action, confirm, record.name if record else "", progress)
+        with stopped_by_signals():  # so that we hear what became of it
+            return client.perform(site, action, confirm, record.name if record else "", progress)
     if isinstance(record, Record):
         return perform_in(record, site, action, confirm, progress)
     return perform_recorded(site, action, confirm, progress)

@@ -71,11 +71,11 @@ def error_frame(error: BaseException) -> dict[str, Any]:
 
 def raised(told: Mapping[str, Any]) -> StatelessError:
     """Return the error that :func:`error_frame` told of, of the same class where we have it."""
-    kind = getattr(errors, str(told.get("kind")), None)
-    right = isinstance(kind, type) and issubclass(kind, StatelessError) and not issubclass(kind, CommandError)
-    error: StatelessError = (kind if right else StatelessError)(  # type: ignore[misc]
-        str(told.get("message")), hint=str(told.get("hint") or "")
-    )
+    kind: type[StatelessError] = StatelessError
+    named = getattr(errors, str(told.get("kind")), None)
+    if isinstance(named, type) and issubclass(named, StatelessError) and not issubclass(named, CommandError):
+        kind = named
+    error = kind(str(told.get("message")), hint=str(told.get("hint") or ""))
     if type(told.get("exit_code")) is int:
         error.exit_code = told["exit_code"]
     return error

@@ -177,7 +177,7 @@ def test_whoever_stops_asking_stops_what_is_done_for_them(served: Served, number
         eventually(lambda: state_of(last(site)) != "running")
         at.communicate(timeout=30)
     assert state_of(last(site)) == "cancelled"
-    assert at.returncode == (-9 if number == signal.SIGKILL else 143 if number == signal.SIGINT else at.returncode)
+    assert at.returncode == {signal.SIGINT: 143, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     assert fleet.pointed_at() == before
     fleet.push(fleet.two)  # its locks are free
     assert clean(site)

@@ -100,7 +100,7 @@ def test_a_tree_that_is_to_stay_untouched_shows_what_is_written_to_the_command_a
     with said.open("wb") as out:
         code = run_contained(
             desktop.tree, ["sh", "-c", script], name="desktop", network=False, untouched=True,
-            files={"/etc/given": "given\n"}, streams={"stdout": out.fileno()},
+            files={"/etc/given": "given\n"}, stdout=out.fileno(),
         )  # fmt: skip
     assert (code, said.read_text()) == (0, "given\n# the tree's own\nmore\n")
     assert describe(desktop.tree) == before

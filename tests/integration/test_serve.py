@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from statelesskit.clients.discovered import listed
-from statelesskit.config import Site
+from statelesskit.config import Site, load_site
 from statelesskit.serve import SMALL, open_below
 from tests.conftest import free_port
 
@@ -236,3 +236,13 @@ def test_an_ordinary_user_serves(open_to_all: Path, tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert b"52-54-00-00-00-99 from 127.0.0.1 could not be noted: [Errno 13]" in log.read_bytes()
+
+
+@pytest.mark.parametrize(("url", "taken"), [("https://here.example.org/report", False), ("http://here/report", True)])
+def test_reports_are_taken_where_they_are_sent(published: Site, tmp_path: Path, url: str, taken: bool) -> None:
+    toml = published.root / "site.toml"
+    toml.write_text(toml.read_text().replace('report_url = ""', f'report_url = "{url}"'))
+    log = tmp_path / "log"
+    with served(load_site(published.root), log=log):
+        pass
+    assert (f"no reports are taken here: they go to {url}" not in log.read_text()) == taken
